@@ -1,0 +1,322 @@
+"""A layer graph: what a network computes, without its weights.
+
+Operators, attributes and shape order are ONNX's. Three conventions of our own:
+
+* `inputs` of a layer are activations. What it has learned stands under `parameters`.
+* A constant operand (the target shape of Reshape, the bounds of Slice, ...) is an attribute under
+  the name ONNX gives that input. Where one of them is computed by other layers instead, all of
+  them stay in `inputs` at ONNX's positions, the constant ones written by `Constant` layers.
+* A graph inside a layer (If, Loop, Scan) is an attribute that holds a `LayerGraph`; its layers may
+  read the tensors around it.
+
+Layers are kept in canonical order: topological, ties by name.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import heapq
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from latency_service.core.errors import GraphError, Problem
+
+Dim = int | str
+Shape = tuple[Dim, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class GraphInput:
+    """A tensor that is fed to the network.
+
+    Attributes:
+        shape: positive integers, or names that a request binds.
+        dtype: None is the request's dtype.
+        batch_axis: the axis that a request's `batch_size` replaces; None: there is none.
+    """
+
+    name: str
+    shape: Shape
+    dtype: str | None = None
+    batch_axis: int | None = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Output:
+    """A tensor that a layer writes; without a shape, its operator determines it."""
+
+    name: str
+    shape: Shape | None = None
+    dtype: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Parameter:
+    """An array that the network has learned.
+
+    Attributes:
+        role: weight (Conv O,I,k; ConvTranspose I,O,k; Gemm O,I, as with transB=1), bias, gamma,
+            beta, mean, variance, recurrence (LSTM, GRU), slope, table, scale or zero_point.
+        dtype: as stored; None is the request's dtype.
+        id: the same id in two layers is one parameter.
+    """
+
+    role: str
+    shape: tuple[int, ...]
+    dtype: str | None = None
+    id: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Layer:
+    """A node of the graph.
+
+    Attributes:
+        inputs: names of activations; "" for an optional one that is left out.
+        outputs: what it writes; "" as name for an optional one that is left out.
+        parameters: None where operator, shapes and attributes are left to imply them.
+    """
+
+    name: str
+    op: str
+    inputs: tuple[str, ...]
+    outputs: tuple[Output, ...]
+    attributes: Mapping[str, Any] = field(default_factory=dict)
+    parameters: tuple[Parameter, ...] | None = None
+
+    @property
+    def subgraphs(self) -> Iterator[tuple[str, LayerGraph]]:
+        """The graphs inside the layer, by attribute name."""
+        for name, value in self.attributes.items():
+            if isinstance(value, LayerGraph):
+                yield name, value
+
+
+@dataclass(frozen=True, slots=True)
+class LayerGraph:
+    """A network. Build one with `layer_graph`, which checks and orders it."""
+
+    inputs: tuple[GraphInput, ...]
+    layers: tuple[Layer, ...]
+    outputs: tuple[str, ...]
+    name: str = ""
+
+    @property
+    def symbols(self) -> set[str]:
+        """Names of the dimensions that a request has to bind."""
+        return {dim for tensor in self.inputs for dim in tensor.shape if isinstance(dim, str)}
+
+    @property
+    def layer_count(self) -> int:
+        """Layers, those of inner graphs included."""
+        return len(self.layers) + sum(
+            inner.layer_count for layer in self.layers for _, inner in layer.subgraphs
+        )
+
+
+def layer_graph(
+    inputs: tuple[GraphInput, ...],
+    layers: tuple[Layer, ...] | list[Layer],
+    outputs: tuple[str, ...],
+    name: str = "",
+    outer: frozenset[str] = frozenset(),
+) -> LayerGraph:
+    """Check the wiring and put the layers into canonical order.
+
+    Args:
+        layers: in any order.
+        outer: tensors around an inner graph that its layers may read.
+
+    Raises:
+        GraphError: with every duplicate name, dangling input and cycle there is.
+    """
+    problems: list[Problem] = []
+    writer: dict[str, int | None] = dict.fromkeys(outer)
+    for position, tensor in enumerate(inputs):
+        if tensor.name in writer and tensor.name not in outer:
+            problems.append(
+                Problem(None, f"inputs[{position}].name", f"input {tensor.name!r} is given twice")
+            )
+        writer[tensor.name] = None
+    seen: set[str] = set()
+    for index, layer in enumerate(layers):
+        if layer.name in seen:
+            problems.append(Problem(layer.name, "name", "two layers have this name; rename one"))
+        seen.add(layer.name)
+        for output in layer.outputs:
+            if not output.name:
+                continue
+            if output.name in writer and output.name not in outer:
+                first = writer[output.name]
+                other = "an input of the graph" if first is None else f"layer {layers[first].name!r}"
+                detail = f"tensor {output.name!r} is already written by {other}"
+                problems.append(Problem(layer.name, "outputs", detail))
+            else:
+                writer[output.name] = index
+    waiting = [0] * len(layers)
+    readers: list[list[int]] = [[] for _ in layers]
+    for index, layer in enumerate(layers):
+        for tensor_name in _reads(layer):
+            if tensor_name not in writer:
+                problems.append(
+                    Problem(
+                        layer.name,
+                        "inputs",
+                        f"reads tensor {tensor_name!r}, which no layer writes and which is no "
+                        "input of the graph",
+                    )
+                )
+                continue
+            source = writer[tensor_name]
+            if source is not None:
+                waiting[index] += 1
+                readers[source].append(index)
+    if not outputs:
+        problems.append(Problem(None, "outputs", "the graph names no output"))
+    for position, tensor_name in enumerate(outputs):
+        if tensor_name not in writer:
+            problems.append(
+                Problem(None, f"outputs[{position}]", f"no layer writes tensor {tensor_name!r}")
+            )
+    ready = [(layer.name, index) for index, layer in enumerate(layers) if not waiting[index]]
+    heapq.heapify(ready)
+    order: list[Layer] = []
+    while ready:
+        _, index = heapq.heappop(ready)
+        order.append(layers[index])
+        for reader in readers[index]:
+            waiting[reader] -= 1
+            if not waiting[reader]:
+                heapq.heappush(ready, (layers[reader].name, reader))
+    if len(order) < len(layers):
+        stuck = sorted(layers[i].name for i in range(len(layers)) if waiting[i])
+        problems.append(
+            Problem(stuck[0], "inputs", f"the graph has a cycle through {', '.join(stuck[:8])}")
+        )
+    if problems:
+        raise GraphError(problems)
+    return LayerGraph(tuple(inputs), tuple(order), tuple(outputs), name)
+
+
+def _reads(layer: Layer) -> Iterator[str]:
+    """Every tensor that a layer needs, those that its inner graphs capture included."""
+    for name in layer.inputs:
+        if name:
+            yield name
+    for _, inner in layer.subgraphs:
+        yield from captured(inner)
+
+
+def captured(graph: LayerGraph) -> list[str]:
+    """Tensors that an inner graph reads from the graph around it."""
+    own = {tensor.name for tensor in graph.inputs}
+    own.update(output.name for layer in graph.layers for output in layer.outputs)
+    wanted = [name for layer in graph.layers for name in _reads(layer)]
+    return [name for name in dict.fromkeys([*wanted, *graph.outputs]) if name not in own]
+
+
+def graph_from_json(document: Mapping[str, Any], outer: frozenset[str] = frozenset()) -> LayerGraph:
+    """Read a layer graph from JSON values whose types have been checked already.
+
+    Raises:
+        GraphError: as `layer_graph`.
+    """
+    inputs = tuple(
+        GraphInput(
+            item["name"], tuple(item["shape"]), item.get("dtype"), item.get("batch_axis", 0)
+        )
+        for item in document.get("inputs", ())
+    )
+    rows = document["layers"]
+    names = outer
+    if any(_is_graph(value) for row in rows for value in row.get("attributes", {}).values()):
+        names = outer | {tensor.name for tensor in inputs}
+        names |= {out["name"] for row in rows for out in row.get("outputs") or ()}
+        names |= {row["name"] for row in rows if row.get("outputs") is None}
+    layers = [_layer_from_json(row, names) for row in rows]
+    return layer_graph(
+        inputs, layers, tuple(document["outputs"]), document.get("name") or "", outer
+    )
+
+
+def _layer_from_json(row: Mapping[str, Any], outer: frozenset[str]) -> Layer:
+    outputs = row.get("outputs")
+    parameters = row.get("parameters")
+    attributes = row.get("attributes") or {}
+    return Layer(
+        row["name"],
+        row["op"],
+        tuple(row.get("inputs", ())),
+        (Output(row["name"]),) if outputs is None else tuple(map(_output_from_json, outputs)),
+        {
+            key: graph_from_json(value, outer) if _is_graph(value) else value
+            for key, value in attributes.items()
+        },
+        None if parameters is None else tuple(map(_parameter_from_json, parameters)),
+    )
+
+
+def _output_from_json(item: Mapping[str, Any]) -> Output:
+    shape = item.get("shape")
+    return Output(item["name"], None if shape is None else tuple(shape), item.get("dtype"))
+
+
+def _parameter_from_json(item: Mapping[str, Any]) -> Parameter:
+    return Parameter(item["role"], tuple(item["shape"]), item.get("dtype"), item.get("id"))
+
+
+def _is_graph(value: Any) -> bool:
+    return isinstance(value, Mapping) and "layers" in value
+
+
+def graph_to_json(graph: LayerGraph) -> dict[str, Any]:
+    """The graph as JSON values; `graph_from_json` gives it back."""
+    document: dict[str, Any] = {
+        "inputs": [
+            _present(name=t.name, shape=t.shape, dtype=t.dtype) | {"batch_axis": t.batch_axis}
+            for t in graph.inputs
+        ],
+        "layers": [_layer_to_json(layer) for layer in graph.layers],
+        "outputs": graph.outputs,
+    }
+    return ({"name": graph.name} if graph.name else {}) | document
+
+
+def _layer_to_json(layer: Layer) -> dict[str, Any]:
+    row: dict[str, Any] = {
+        "name": layer.name,
+        "op": layer.op,
+        "inputs": layer.inputs,
+        "outputs": [_present(name=o.name, shape=o.shape, dtype=o.dtype) for o in layer.outputs],
+    }
+    if layer.attributes:
+        row["attributes"] = {
+            key: graph_to_json(value) if isinstance(value, LayerGraph) else value
+            for key, value in layer.attributes.items()
+        }
+    if layer.parameters is not None:
+        row["parameters"] = [
+            _present(role=p.role, shape=p.shape, dtype=p.dtype, id=p.id) for p in layer.parameters
+        ]
+    return row
+
+
+def _present(**fields: Any) -> dict[str, Any]:
+    return {key: value for key, value in fields.items() if value is not None}
+
+
+def canonical_text(graph: LayerGraph) -> str:
+    """The graph as canonical JSON: no spaces, keys sorted, layers ordered, without its name.
+
+    Call it on a graph whose inferred shapes are filled in (`shapes.resolve`).
+    """
+    document = graph_to_json(graph)
+    document.pop("name", None)
+    return json.dumps(document, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+
+
+def graph_id(text: str) -> str:
+    """The address of a graph: SHA-256 of its canonical text."""
+    return "sha256:" + hashlib.sha256(text.encode()).hexdigest()
