@@ -58,7 +58,7 @@ class Parameter:
 
     Attributes:
         role: weight (Conv O,I,k; ConvTranspose I,O,k; Gemm O,I, as with transB=1), bias, gamma,
-            beta, mean, variance, recurrence (LSTM, GRU), slope, table, scale or zero_point.
+            beta, mean, variance, recurrence (LSTM, GRU), scale or zero_point.
         dtype: as stored; None is the request's dtype.
         id: the same id in two layers is one parameter.
     """
@@ -150,7 +150,9 @@ def layer_graph(
                 continue
             if output.name in writer and output.name not in outer:
                 first = writer[output.name]
-                other = "an input of the graph" if first is None else f"layer {layers[first].name!r}"
+                other = (
+                    "an input of the graph" if first is None else f"layer {layers[first].name!r}"
+                )
                 detail = f"tensor {output.name!r} is already written by {other}"
                 problems.append(Problem(layer.name, "outputs", detail))
             else:
@@ -224,9 +226,7 @@ def graph_from_json(document: Mapping[str, Any], outer: frozenset[str] = frozens
         GraphError: as `layer_graph`.
     """
     inputs = tuple(
-        GraphInput(
-            item["name"], tuple(item["shape"]), item.get("dtype"), item.get("batch_axis", 0)
-        )
+        GraphInput(item["name"], tuple(item["shape"]), item.get("dtype"), item.get("batch_axis", 0))
         for item in document.get("inputs", ())
     )
     rows = document["layers"]

@@ -18,6 +18,7 @@ from datetime import datetime
 from typing import Any
 
 from latency_service.core.errors import MissingRateError, OptionError, ProfileError
+from latency_service.core.units import BYTES_PER_ELEMENT
 
 ORIGINS = {
     "datasheet": "the vendor's own document, or a reprint of its table",
@@ -79,7 +80,9 @@ class Memory:
 
 @dataclass(frozen=True, slots=True)
 class ComputeRate:
-    """Peak rate for tensors of one dtype multiplied at one precision, dense, 2 FLOPs a multiply-add.
+    """Peak rate for tensors of one dtype multiplied at one precision; a multiply-add is 2 FLOPs.
+
+    Sparsity is never counted.
 
     Attributes:
         math: precision of the multiply; accumulation is float32 (int32 for integers).
@@ -247,7 +250,7 @@ def profile_from_json(document: Mapping[str, Any], where: str = "profile") -> Pr
 def _device(reader: _Reader, table: Mapping[str, Any]) -> Device:
     reader.only(table, "device.", set(Device.__dataclass_fields__))
     slug = reader.text(table, "slug", "device.")
-    aliases = tuple(str(alias).lower() for alias in table.get("aliases", ()))
+    aliases = tuple(alias.lower() for alias in reader.texts(table, "aliases", "device."))
     for name in (slug, *aliases):
         if not _SLUG.fullmatch(name):
             raise ProfileError(
@@ -255,18 +258,20 @@ def _device(reader: _Reader, table: Mapping[str, Any]) -> Device:
                 "and hyphens, as in 'v100-sxm2-16gb'"
             )
     facts = table.get("facts", {})
-    if not isinstance(facts, Mapping):
-        raise ProfileError(f"{reader.where}: device.facts must be a table")
+    if not isinstance(facts, Mapping) or not all(isinstance(f, Mapping) for f in facts.values()):
+        raise ProfileError(f"{reader.where}: device.facts must be a table of tables")
     year = table.get("year")
+    if year is not None and (not isinstance(year, int) or isinstance(year, bool)):
+        raise ProfileError(f"{reader.where}: device.year must be a whole number; it is {year!r}")
     return Device(
         slug=slug,
         name=reader.text(table, "name", "device.", default=slug),
         vendor=reader.text(table, "vendor", "device.", default="unknown"),
         kind=reader.text(table, "kind", "device.", default="cpu"),
         aliases=aliases,
-        architecture=table.get("architecture"),
-        year=None if year is None else int(year),
-        notes=table.get("notes"),
+        architecture=reader.optional_text(table, "architecture", "device."),
+        year=year,
+        notes=reader.optional_text(table, "notes", "device."),
         facts={str(name): dict(fact) for name, fact in facts.items()},
     )
 
@@ -277,7 +282,7 @@ def _memory(reader: _Reader, table: Mapping[str, Any]) -> Memory:
         bytes_per_s=reader.positive(table, "bytes_per_s", "memory."),
         origin=reader.origin(table, "memory."),
         source=reader.text(table, "source", "memory."),
-        note=table.get("note"),
+        note=reader.optional_text(table, "note", "memory."),
     )
 
 
@@ -286,22 +291,33 @@ def _rate(reader: _Reader, row: Any, at: str) -> ComputeRate:
         raise ProfileError(f"{reader.where}: {at} must be a table")
     reader.only(row, f"{at}.", set(ComputeRate.__dataclass_fields__))
     dtype = reader.text(row, "dtype", f"{at}.")
+    math = reader.text(row, "math", f"{at}.", default=dtype)
+    # A misspelt name would be a rate that no request ever finds.
+    if dtype not in BYTES_PER_ELEMENT:
+        raise ProfileError(
+            f"{reader.where}: {at}.dtype is {dtype!r}; known: {', '.join(BYTES_PER_ELEMENT)}"
+        )
+    if math not in WIDER and math != dtype:
+        raise ProfileError(f"{reader.where}: {at}.math is {math!r}; known: {', '.join(WIDER)}")
+    default = row.get("default", False)
+    if not isinstance(default, bool):
+        raise ProfileError(f"{reader.where}: {at}.default must be true or false")
     return ComputeRate(
         dtype=dtype,
-        math=reader.text(row, "math", f"{at}.", default=dtype),
+        math=math,
         flops_per_s=reader.positive(row, "flops_per_s", f"{at}."),
         origin=reader.origin(row, f"{at}."),
         source=reader.text(row, "source", f"{at}."),
-        default=bool(row.get("default", False)),
-        note=row.get("note"),
+        default=default,
+        note=reader.optional_text(row, "note", f"{at}."),
     )
 
 
 def _fusion(reader: _Reader, table: Mapping[str, Any]) -> FusionRules:
     reader.only(table, "fusion.", set(FusionRules.__dataclass_fields__))
     return FusionRules(
-        fold=tuple(table.get("fold", ())),
-        fuse=tuple(table.get("fuse", ())),
+        fold=reader.texts(table, "fold", "fusion."),
+        fuse=reader.texts(table, "fuse", "fusion."),
         origin=reader.origin(table, "fusion."),
         source=reader.text(table, "source", "fusion.", default=""),
     )
@@ -323,7 +339,8 @@ class _Reader:
         unknown = sorted(set(table) - known)
         if unknown:
             raise ProfileError(
-                f"{self.where}: unknown field {prefix}{unknown[0]}; known: {', '.join(sorted(known))}"
+                f"{self.where}: unknown field {prefix}{unknown[0]}; "
+                f"known: {', '.join(sorted(known))}"
             )
 
     def text(
@@ -333,6 +350,17 @@ class _Reader:
         if not isinstance(value, str) or (not value and default is None):
             raise ProfileError(f"{self.where}: {prefix}{key} must be a text; it is {value!r}")
         return value
+
+    def optional_text(self, table: Mapping[str, Any], key: str, prefix: str) -> str | None:
+        return None if table.get(key) is None else self.text(table, key, prefix, default="")
+
+    def texts(self, table: Mapping[str, Any], key: str, prefix: str) -> tuple[str, ...]:
+        value = table.get(key, ())
+        if not isinstance(value, list | tuple) or not all(isinstance(v, str) for v in value):
+            raise ProfileError(
+                f"{self.where}: {prefix}{key} must be a list of texts; it is {value!r}"
+            )
+        return tuple(value)
 
     def positive(self, table: Mapping[str, Any], key: str, prefix: str) -> float:
         value = table.get(key)

@@ -1,0 +1,309 @@
+"""Which channels of a graph live and die together.
+
+A tensor's channels travel through the graph as an integer array of channel ids: concat is
+np.concatenate, slice is indexing, flatten is a broadcast, add is a tie. Seven rules cover the
+operators: new, keep, tie, concat, take, spread, freeze. Ids that are tied are one *unit*; units
+that every tensor holds equally often form one group. See docs/cost-model.md#channel-groups.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from latency_service.core.graph import Parameter
+from latency_service.core.node import IdArray, Node
+
+# An id array larger than this is tied down to one axis rather than spelled out.
+MOST_IDS = 1 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where ids sit in something that has to be cut when they die.
+
+    Attributes:
+        role: "weight", "gamma", "input" or "output".
+        axis: the axis whose position p holds `ids[p]`.
+    """
+
+    node: Node
+    role: str
+    axis: int
+    ids: IdArray
+
+
+@dataclass(slots=True)
+class Tracker:
+    """Hands out channel ids and remembers which are tied and which are frozen.
+
+    Tying or freezing more than necessary is always safe: it only forbids prunings.
+    """
+
+    count: int = 0
+    ties: list[tuple[IdArray, IdArray]] = field(default_factory=list)
+    frozen: list[IdArray] = field(default_factory=list)
+    places: list[Place] = field(default_factory=list)
+    _parameters: dict[str, dict[int, IdArray]] = field(default_factory=dict)
+
+    # --- rules ---------------------------------------------------------------------------------
+
+    def new(self, amount: int, rank: int, axis: int) -> IdArray:
+        """Fresh ids along one axis."""
+        ids = np.arange(self.count, self.count + amount, dtype=np.int64)
+        self.count += amount
+        shape = [1] * rank
+        shape[axis] = amount
+        return ids.reshape(shape)
+
+    def tie(self, left: IdArray, right: IdArray) -> None:
+        """Let ids at the same position live and die together; the arrays broadcast."""
+        if left is not right:
+            self.ties.append((left, right))
+
+    def freeze(self, ids: IdArray | None) -> None:
+        """Never prune these."""
+        if ids is not None:
+            self.frozen.append(ids)
+
+    def collapse(self, ids: IdArray, axes: Iterable[int]) -> IdArray:
+        """Tie ids along every axis but `axes`, and keep one of each."""
+        kept = set(axes)
+        for axis, extent in enumerate(ids.shape):
+            if extent > 1 and axis not in kept:
+                first = ids.take([0], axis)
+                self.tie(first, ids)
+                ids = first
+        return ids
+
+    def along(self, node: Node, position: int, axis: int) -> IdArray:
+        """The ids of an input along one axis: what a contraction over that axis reads.
+
+        Channels on other axes are tied into it; a tensor without channels gets frozen ones.
+        """
+        tensor = node.input(position)
+        extent = tensor.shape[axis]
+        ids = tensor.ids
+        if ids is not None:
+            ids = self.collapse(ids, (axis,))
+            if ids.shape[axis] != extent:
+                self.freeze(ids)
+                ids = None
+        if ids is None:
+            ids = self.new(extent, len(tensor.shape), axis)
+            self.freeze(ids)
+            if tensor.ids is None:
+                tensor.ids = ids
+        node.in_ids[position] = ids
+        return ids
+
+    def opaque(self, node: Node) -> None:
+        """Freeze all that a node reads; what it writes has no channels."""
+        for tensor in node.inputs:
+            if tensor is not None:
+                self.freeze(tensor.ids)
+
+    # --- what must be cut ----------------------------------------------------------------------
+
+    def place(self, node: Node, role: str, axis: int, ids: IdArray) -> None:
+        """Record that position p of `axis` holds id p of `ids`."""
+        self.places.append(Place(node, role, axis, ids.reshape(-1)))
+
+    def learned(self, node: Node, parameter: Parameter | None, axes: dict[int, IdArray]) -> None:
+        """Record the channels of a parameter, tying them where its id was seen before.
+
+        Args:
+            axes: per axis of the parameter, the ids along it.
+        """
+        if parameter is None:
+            return
+        for axis, ids in axes.items():
+            self.place(node, "gamma" if parameter.role == "gamma" else "weight", axis, ids)
+        if parameter.id is None:
+            return
+        before = self._parameters.setdefault(parameter.id, {})
+        # one table read as (V, D) here and as (D, V) there is the same parameter
+        same_way = all(ids.size == before[a].size for a, ids in axes.items() if a in before)
+        for axis, ids in axes.items():
+            own = axis if same_way or len(parameter.shape) != 2 else 1 - axis
+            if own not in before:
+                before[own] = ids
+            elif before[own].size == ids.size:
+                self.tie(before[own].reshape(-1), ids.reshape(-1))
+            else:
+                self.freeze(before[own])
+                self.freeze(ids)
+
+
+# --- from ids to groups ------------------------------------------------------------------------------
+
+
+def roots(count: int, ties: list[tuple[IdArray, IdArray]]) -> IdArray:
+    """(count,) smallest id that each id is tied to, directly or through others."""
+    parent = np.arange(count, dtype=np.int64)
+    if not ties:
+        return parent
+    lefts, rights = [], []
+    for left, right in ties:
+        if left.shape != right.shape:
+            left, right = np.broadcast_arrays(left, right)
+        lefts.append(left.reshape(-1))
+        rights.append(right.reshape(-1))
+    left, right = np.concatenate(lefts), np.concatenate(rights)
+    while True:
+        a, b = parent[left], parent[right]
+        apart = a != b
+        if not apart.any():
+            return parent
+        left, right, a, b = left[apart], right[apart], a[apart], b[apart]
+        np.minimum.at(parent, np.maximum(a, b), np.minimum(a, b))
+        while True:
+            above = parent[parent]
+            if (above == parent).all():
+                break
+            parent = above
+
+
+def scramble(number: int) -> int:
+    """A 64-bit number that looks random (the finaliser of SplitMix64, Steele et al., 2014)."""
+    mask = (1 << 64) - 1
+    number = (number + 1) * 0x9E3779B97F4A7C15 & mask
+    number = (number ^ number >> 30) * 0xBF58476D1CE4E5B9 & mask
+    number = (number ^ number >> 27) * 0x94D049BB133111EB & mask
+    return number ^ number >> 31
+
+
+@dataclass(frozen=True, slots=True)
+class Partition:
+    """The channel groups of a graph.
+
+    Attributes:
+        group_of: (ids,) group of each id.
+        index_of: (ids,) which channel of that group the id belongs to.
+        sizes: channels per group.
+        prunable: per group, whether it may lose channels.
+    """
+
+    group_of: IdArray
+    index_of: IdArray
+    sizes: tuple[int, ...]
+    prunable: tuple[bool, ...]
+
+
+def partition(tracker: Tracker, arrays: list[IdArray], forced: list[list[IdArray]]) -> Partition:
+    """Sort all ids into groups.
+
+    Args:
+        arrays: the distinct id arrays that tensors and operators hold.
+        forced: sets of arrays whose groups the user wants to be one.
+
+    Two units are in one group if every array holds them equally often. Each array adds a random
+    64-bit number per occurrence, so equal sums mean equal occurrences (but for 1 in 2**64).
+    """
+    count = tracker.count
+    root = roots(count, tracker.ties)
+    is_unit = root == np.arange(count)
+    unit_of = (np.cumsum(is_unit) - 1)[root]
+    units = int(is_unit.sum())
+    signature = np.zeros(units, dtype=np.uint64)
+    if arrays:
+        flat = np.concatenate([array.reshape(-1) for array in arrays])
+        weights = np.repeat(
+            np.array([scramble(n) for n in range(len(arrays))], dtype=np.uint64),
+            [array.size for array in arrays],
+        )
+        np.add.at(signature, unit_of[flat], weights)
+    unseen = signature == 0
+    frozen = np.zeros(units, dtype=bool)
+    for ids in tracker.frozen:
+        frozen[unit_of[ids.reshape(-1)]] = True
+    # frozen units stay apart from those that may die
+    signature[frozen] ^= np.uint64(scramble(1 << 40))
+    _, first, group_of_unit = np.unique(signature, return_index=True, return_inverse=True)
+    # ids that no array holds were given up on the way; they come last and are nobody's
+    order = np.lexsort((first, unseen[first]))
+    rank = np.empty_like(order)
+    rank[order] = np.arange(order.size)
+    group_of_unit = rank[group_of_unit.reshape(-1)]
+    sizes = np.bincount(group_of_unit, minlength=order.size)
+    by_group = np.argsort(group_of_unit, kind="stable")
+    starts = np.concatenate([[0], np.cumsum(sizes)[:-1]]) if sizes.size else sizes
+    index_of_unit = np.empty(units, dtype=np.int64)
+    index_of_unit[by_group] = np.arange(units) - np.repeat(starts, sizes)
+    prunable = ~(frozen | unseen)[first[order]]
+    seen = int((~unseen[first]).sum())
+    return Partition(
+        group_of_unit[unit_of],
+        index_of_unit[unit_of],
+        tuple(int(size) for size in sizes[:seen]),
+        tuple(bool(flag) for flag in prunable[:seen]),
+    )
+
+
+Share = tuple[tuple[int, float], ...]
+
+
+def shares(part: Partition, ids: IdArray) -> Share:
+    """(group, times) of an id array, in order of first appearance."""
+    groups = part.group_of[ids.reshape(-1)]
+    first = int(groups[0])
+    if (groups == first).all():
+        return ((first, groups.size / part.sizes[first]),)
+    found, places, counts = np.unique(groups, return_index=True, return_counts=True)
+    order = np.argsort(places)
+    return tuple((int(found[i]), int(counts[i]) / part.sizes[int(found[i])]) for i in order)
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """Channel k of a group sits at [start + k stride, start + k stride + block), or at `index`.
+
+    Attributes:
+        index: per channel the positions it occupies, where no run describes them.
+    """
+
+    group: int
+    start: int
+    stride: int
+    block: int
+    index: tuple[tuple[int, ...], ...] | None = None
+
+
+def runs(part: Partition, ids: IdArray) -> tuple[Run, ...]:
+    """Where the channels of each group sit along an axis that holds `ids`."""
+    groups = part.group_of[ids]
+    found: list[Run] = []
+    first = int(groups[0])
+    for group in (first,) if (groups == first).all() else dict.fromkeys(groups.tolist()):
+        positions = np.nonzero(groups == group)[0]
+        channels = part.index_of[ids[positions]]
+        found.extend(_runs_of_group(group, positions, channels, part.sizes[group]))
+    return tuple(found)
+
+
+def _runs_of_group(group: int, positions: IdArray, channels: IdArray, size: int) -> list[Run]:
+    times = positions.size // size
+    order = np.argsort(channels, kind="stable")
+    table = positions[order].reshape(size, times)  # (channel, occurrence)
+    if size == 1:
+        return _one_channel(group, table[0])
+    steps = table[1:] - table[:-1]
+    stride = int(steps[0, 0])
+    regular = (steps == stride).all()
+    if regular and stride > 0:
+        # occurrences side by side are one block; others are a member each
+        breaks = np.nonzero(np.diff(table[0]) != 1)[0] + 1
+        pieces = np.split(table[0], breaks)
+        if len(pieces) <= 8:
+            return [Run(group, int(p[0]), stride, int(p.size)) for p in pieces]
+    index = tuple(tuple(int(p) for p in row) for row in table)
+    return [Run(group, 0, 0, 0, index)]
+
+
+def _one_channel(group: int, positions: IdArray) -> list[Run]:
+    pieces = np.split(positions, np.nonzero(np.diff(positions) != 1)[0] + 1)
+    if len(pieces) <= 8:
+        return [Run(group, int(p[0]), int(p.size), int(p.size)) for p in pieces]
+    return [Run(group, 0, 0, 0, (tuple(int(p) for p in positions),))]

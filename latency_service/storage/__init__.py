@@ -1,0 +1,1 @@
+"""Where profiles, graphs and samples are kept."""
