@@ -192,12 +192,11 @@ class Partition:
     prunable: tuple[bool, ...]
 
 
-def partition(tracker: Tracker, arrays: list[IdArray], forced: list[list[IdArray]]) -> Partition:
+def partition(tracker: Tracker, arrays: list[IdArray]) -> Partition:
     """Sort all ids into groups.
 
     Args:
         arrays: the distinct id arrays that tensors and operators hold.
-        forced: sets of arrays whose groups the user wants to be one.
 
     Two units are in one group if every array holds them equally often. Each array adds a random
     64-bit number per occurrence, so equal sums mean equal occurrences (but for 1 in 2**64).

@@ -5,6 +5,9 @@
     │   ├── UnknownOpError       an operator the cost model does not know
     │   └── UnboundDimensionError  a named dimension that the request does not bind
     ├── GraphTooLargeError       over a limit of the installation
+    ├── BodyTooLargeError        more bytes than this installation accepts
+    ├── BodyError                a request body that cannot be decoded at all
+    ├── MediaTypeError           a request body of a kind that the endpoint does not read
     ├── ModelFileError           bytes that are no usable ONNX model
     ├── OptionError              a request option that is impossible for this graph or device
     ├── ProfileError             a device profile that is malformed
@@ -14,6 +17,7 @@
     ├── MissingRateError         the device has no rate for a dtype and no wider one
     ├── ConflictError            a name that another device already has
     ├── TokenError               no token, a wrong or a revoked one
+    ├── DatabaseError            a database that cannot be reached, read or written
     └── MissingExtraError        an optional dependency that is not installed
 
 Each message says what, where, and what to do next. The HTTP status of each stands in
@@ -74,6 +78,18 @@ class GraphTooLargeError(LatencyServiceError):
     """More layers, bytes or rows than this installation accepts."""
 
 
+class BodyTooLargeError(LatencyServiceError):
+    """More bytes than this installation accepts."""
+
+
+class BodyError(LatencyServiceError):
+    """A request body that cannot be decoded."""
+
+
+class MediaTypeError(LatencyServiceError):
+    """A request body of a media type that the endpoint does not read."""
+
+
 class ModelFileError(LatencyServiceError):
     """Bytes that are no usable ONNX model."""
 
@@ -108,6 +124,10 @@ class ConflictError(LatencyServiceError):
 
 class TokenError(LatencyServiceError):
     """No token, a wrong one, or one that was revoked."""
+
+
+class DatabaseError(LatencyServiceError):
+    """A database that cannot be reached, is damaged, or has another schema than this release."""
 
 
 class MissingExtraError(LatencyServiceError):

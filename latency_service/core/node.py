@@ -7,7 +7,7 @@ Nodes are built anew for every request (`latency_service/core/bind.py`), filled 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import numpy as np
@@ -87,6 +87,10 @@ class Tensor:
         return math.prod(self.shape) * BYTES_PER_ELEMENT[self.dtype]
 
 
+def _as_stated(dtype: str) -> str:
+    return dtype
+
+
 class Node:
     """A layer with concrete tensors.
 
@@ -99,12 +103,15 @@ class Node:
         flops: FLOPs of one run.
         weights: kernel elements.
         learned: further parameters, kernels excluded.
-        kernel_shared: whether another layer already counts the kernel.
+        moved_bytes: bytes that one run moves, at full width (inner graphs only).
+        shared: roles of parameters that another layer counts already.
+        stored: the dtype in which a tensor of a stated dtype is kept.
     """
 
     __slots__ = (
-        "attributes", "dtype", "flops", "frozen", "in_ids", "inputs", "kernel_bytes", "layer",
-        "learned", "name", "notes", "op", "outputs", "parameters", "shared", "times", "weights",
+        "attributes", "dtype", "flops", "frozen", "in_ids", "inputs", "layer", "learned",
+        "moved_bytes", "name", "op", "outputs", "parameters", "shared", "stored", "times",
+        "weights",
     )  # fmt: skip
 
     def __init__(
@@ -131,9 +138,9 @@ class Node:
         self.flops: BilinearForm = ZERO
         self.weights: BilinearForm = ZERO
         self.learned: BilinearForm = ZERO
-        self.kernel_bytes: float = 0.0
+        self.moved_bytes: float = 0.0
         self.shared: frozenset[str] = frozenset()
-        self.notes: list[str] = []
+        self.stored: Callable[[str], str] = _as_stated
 
     # --- tensors -------------------------------------------------------------------------------
 

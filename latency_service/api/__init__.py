@@ -1,0 +1,1 @@
+"""The REST API: docs/api.md is its contract."""

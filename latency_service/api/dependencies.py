@@ -1,0 +1,42 @@
+"""What routes are given: the workbench, and the caller's token."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from fastapi import Depends, Security
+from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
+from starlette.requests import Request
+
+from latency_service.usecases import Workbench
+
+_bearer = HTTPBearer(auto_error=False, description="made with `latency-service tokens create`")
+Credentials = Annotated[HTTPAuthorizationCredentials | None, Security(_bearer)]
+
+
+def workbench(request: Request) -> Workbench:
+    """The process's workbench."""
+    bench: Workbench = request.app.state.workbench
+    return bench
+
+
+Bench = Annotated[Workbench, Depends(workbench)]
+
+
+def may_calibrate(bench: Bench, credentials: Credentials) -> None:
+    """Let only a caller with a `calibrate` token pass.
+
+    Raises:
+        TokenError: if there is no token, or not a valid one.
+    """
+    bench.tokens.check(credentials.credentials if credentials else None, "calibrate")
+
+
+def may_read(bench: Bench, credentials: Credentials) -> None:
+    """Let everybody read, or, where reads are closed, callers with any valid token.
+
+    Raises:
+        TokenError: if reads are closed and the token is missing or invalid.
+    """
+    if not bench.settings.open_reads:
+        bench.tokens.check(credentials.credentials if credentials else None, None)

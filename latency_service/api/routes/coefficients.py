@@ -1,0 +1,183 @@
+"""POST /v1/coefficients, and the same for a stored graph."""
+
+from __future__ import annotations
+
+import hashlib
+from typing import Any
+
+import orjson
+from fastapi import APIRouter, Depends, Request
+from starlette.concurrency import run_in_threadpool
+from starlette.responses import Response
+
+from latency_service.api import bodies
+from latency_service.api.dependencies import Bench, may_read
+from latency_service.api.options import Options, from_query, validated
+from latency_service.api.problems import problems
+from latency_service.api.schemas import CoefficientsOut
+from latency_service.core import errors
+from latency_service.core.graph import LayerGraph
+from latency_service.ingest import read_network
+from latency_service.ingest.layer_graph import parse_layer_graph
+from latency_service.usecases import Request as CoefficientsRequest
+from latency_service.usecases import Workbench, coefficients, graph_from
+
+router = APIRouter(tags=["coefficients"], dependencies=[Depends(may_read)])
+
+ERRORS = problems(
+    errors.BodyError,
+    errors.BodyTooLargeError,
+    errors.GraphError,
+    errors.GraphTooLargeError,
+    errors.MediaTypeError,
+    errors.MissingRateError,
+    errors.ModelFileError,
+    errors.OptionError,
+    errors.TokenError,
+    errors.UnknownDeviceError,
+    errors.UnknownGraphError,
+    errors.UnknownRevisionError,
+    errors.DatabaseError,
+)
+
+_GRAPH_REF = {"$ref": "#/components/schemas/CoefficientsIn"}
+_BODY = {
+    "required": True,
+    "content": {
+        bodies.JSON: {"schema": _GRAPH_REF},
+        bodies.OCTETS: {"schema": {"type": "string", "format": "binary"}},
+    },
+}
+
+
+@router.post(
+    "/coefficients",
+    responses={200: {"model": CoefficientsOut}, **ERRORS},
+    openapi_extra={"requestBody": _BODY},
+)
+async def post_coefficients(request: Request, bench: Bench) -> Response:
+    """Per-layer latency coefficients and channel groups of a graph on a device.
+
+    The graph is sent as JSON, named by its `graph_id`, or sent as an ONNX file
+    (application/octet-stream, with `device` and the options in the query string).
+    """
+    kind = bodies.require(bodies.media_type(request), bodies.JSON, bodies.OCTETS)
+    body = await read_body(request, bench, kind)
+    # an answer is a function of the request's bytes and of the profiles there are
+    catalogue = bench.fresh_catalogue()
+    if catalogue is None:
+        catalogue = await run_in_threadpool(bench.catalogue)
+    seal = hashlib.sha256(body)
+    seal.update(f"\0{kind}\0{request.url.query}\0{catalogue.epoch}".encode())
+    key = seal.digest()
+    known = bench.answers.get(key)
+    if known is None:
+        known = await run_in_threadpool(_answer, bench, kind, body, request)
+        bench.answers.put(key, known)
+    return Response(known, media_type=bodies.JSON)
+
+
+async def read_body(request: Request, bench: Workbench, kind: str) -> bytes:
+    """The body, up to the limit for its kind."""
+    if kind == bodies.OCTETS:
+        most, setting = bench.settings.max_model_bytes, "LATENCY_SERVICE_MAX_MODEL_BYTES"
+    else:
+        most, setting = bench.settings.max_body_bytes, "LATENCY_SERVICE_MAX_BODY_BYTES"
+    return await bodies.read(request, most, setting)
+
+
+def _answer(bench: Workbench, kind: str, body: bytes, request: Request) -> bytes:
+    if kind == bodies.OCTETS:
+        query = from_query(request.query_params)
+        wanted = _device(query)
+        options = validated(Options, query)
+        graph_id, _ = graph_from(bench, read_network(body))
+    else:
+        document = bodies.decode(body)
+        graph = document.pop("graph", None)
+        wanted = _device(document)
+        named = document.pop("graph_id", None)
+        options = validated(Options, document)
+        graph_id = store_or_named(bench, graph, named)
+    return encode(bench, options.request(wanted, graph_id))
+
+
+def _device(document: dict[str, Any]) -> str:
+    device = document.pop("device", None)
+    if not isinstance(device, str) or not device.strip():
+        raise errors.GraphError(
+            errors.Problem(None, "device", "name a device; GET /v1/devices lists them")
+        )
+    return device
+
+
+def store_or_named(bench: Workbench, graph: Any, graph_id: Any) -> str:
+    """The id of the graph in a request: of the one it sends, or the one it names.
+
+    Raises:
+        GraphError: unless it is exactly one of the two.
+    """
+    if (graph is None) == (graph_id is None):
+        raise errors.GraphError(
+            errors.Problem(None, "graph", "send either a graph or the graph_id of a stored one")
+        )
+    if graph_id is not None:
+        if not isinstance(graph_id, str):
+            raise errors.GraphError(errors.Problem(None, "graph_id", "must be a text"))
+        return graph_id
+    return graph_from(bench, parsed(graph))[0]
+
+
+def parsed(graph: Any) -> LayerGraph:
+    """A layer graph from the JSON values of a request."""
+    if not isinstance(graph, dict):
+        raise errors.GraphError(errors.Problem(None, "graph", "must be an object: a layer graph"))
+    return parse_layer_graph(graph)
+
+
+def encode(bench: Workbench, request: CoefficientsRequest) -> bytes:
+    """The answer as JSON."""
+    return orjson.dumps(coefficients(bench, request))
+
+
+@router.get(
+    "/graphs/{graph_id}/coefficients",
+    responses={
+        200: {"model": CoefficientsOut},
+        304: {"description": "the answer is the one of If-None-Match"},
+        **ERRORS,
+    },
+    openapi_extra={
+        "parameters": [
+            {"name": "device", "in": "query", "required": True, "schema": {"type": "string"}},
+            *(
+                {
+                    "name": name,
+                    "in": "query",
+                    "required": False,
+                    "description": field.description,
+                    "schema": {"type": "string"},
+                }
+                for name, field in Options.model_fields.items()
+            ),
+        ]
+    },
+)
+def get_coefficients(graph_id: str, request: Request, bench: Bench) -> Response:
+    """The same for a stored graph; the strong ETag changes when any byte of the answer does."""
+    query = from_query(request.query_params)
+    device = _device(query)
+    body = encode(bench, validated(Options, query).request(device, graph_id))
+    etag = f'"{hashlib.sha256(body).hexdigest()[:32]}"'
+    headers = {"ETag": etag, "Cache-Control": "no-cache"}
+    if _matches(request.headers.get("if-none-match"), etag):
+        return Response(status_code=304, headers=headers)
+    return Response(body, headers=headers, media_type=bodies.JSON)
+
+
+def _matches(stated: str | None, etag: str) -> bool:
+    if stated is None:
+        return False
+    tags = {tag.strip().removeprefix("W/") for tag in stated.split(",")}
+    return "*" in tags or etag in tags
+

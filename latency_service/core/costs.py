@@ -1,0 +1,470 @@
+"""What a network costs, before any device is named: forms per layer and channel groups.
+
+A `CostModel` is made once per graph and binding; every device, every structure and every score is
+an evaluation of its arrays.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from latency_service.core import traffic
+from latency_service.core.bind import Binding, Network, bind
+from latency_service.core.channels import (
+    Partition,
+    Run,
+    Share,
+    Tracker,
+    partition,
+    runs,
+    shares,
+)
+from latency_service.core.errors import OptionError
+from latency_service.core.forms import ZERO, BilinearForm
+from latency_service.core.fusion import chains
+from latency_service.core.graph import LayerGraph
+from latency_service.core.node import IdArray, Node
+from latency_service.core.profile import FusionRules
+from latency_service.core.units import FLOATING, RATE_DTYPE
+
+FloatArray = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True, slots=True)
+class Pruning:
+    """What a request says about channels.
+
+    Attributes:
+        force_group: regular expressions over layer names; the layers that one matches share a group.
+        exclude: regular expressions over layer names; their groups are never pruned.
+        freeze_outputs: whether the channels of the network's outputs are never prunable.
+    """
+
+    force_group: tuple[str, ...] = ()
+    exclude: tuple[str, ...] = ()
+    freeze_outputs: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Member:
+    """Where the channels of a group sit in something that is cut along with them."""
+
+    layer: str
+    role: str
+    axis: int
+    run: Run
+
+
+@dataclass(frozen=True, slots=True)
+class Group:
+    """Channels each of which lives or dies in all its members together."""
+
+    id: str
+    size: int
+    prunable: bool
+    members: tuple[Member, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class CostModel:
+    """Costs of a network as arrays; L layers, G groups.
+
+    Attributes:
+        names, ops: of each layer, in canonical order.
+        free: (L,) whether the layer costs nothing by nature.
+        assumed: (L,) whether its operator is unknown.
+        flops, bytes, weights, parameters: (L, 4) constant, per_in, per_out, per_pair.
+        read_times, write_times: (L, G) how often a layer's inputs and outputs hold each channel.
+        reads, writes: per layer (group, times), in the order of its inputs and outputs.
+        rate_dtype: per layer the dtype that its FLOPs are done in; None without FLOPs.
+        fused_into: per layer the one that carries its bytes, if another does.
+        fuses: per layer those whose bytes it carries.
+    """
+
+    names: tuple[str, ...]
+    ops: tuple[str, ...]
+    free: npt.NDArray[np.bool_]
+    assumed: npt.NDArray[np.bool_]
+    flops: FloatArray
+    bytes: FloatArray
+    weights: FloatArray
+    parameters: FloatArray
+    read_times: FloatArray
+    write_times: FloatArray
+    reads: tuple[Share, ...]
+    writes: tuple[Share, ...]
+    rate_dtype: tuple[str | None, ...]
+    groups: tuple[Group, ...]
+    dtype: str
+    batch_size: int
+    assumptions: tuple[str, ...]
+    fused_into: tuple[int | None, ...]
+    fuses: tuple[tuple[int, ...], ...]
+
+    @property
+    def sizes(self) -> FloatArray:
+        """(G,) channels per group."""
+        return np.array([group.size for group in self.groups], dtype=np.float64)
+
+    def group_index(self, group_id: str) -> int:
+        """Position of a group.
+
+        Raises:
+            OptionError: if there is none of that id.
+        """
+        for index, group in enumerate(self.groups):
+            if group.id == group_id:
+                return index
+        listed = ", ".join(group.id for group in self.groups if group.prunable)
+        raise OptionError(f"there is no channel group {group_id!r}; prunable ones: {listed}")
+
+
+def cost_model(
+    graph: LayerGraph,
+    binding: Binding | None = None,
+    pruning: Pruning | None = None,
+    fusion: FusionRules | None = None,
+) -> CostModel:
+    """Bind a graph, group its channels, and write every layer's costs as forms.
+
+    Args:
+        fusion: what the runtime merges; None charges operator by operator.
+
+    Raises:
+        GraphError: see `bind`.
+        OptionError: if `force_group` or `exclude` does not fit the graph.
+    """
+    return _Builder(bind(graph, binding or Binding()), pruning or Pruning(), fusion).build()
+
+
+class _Builder:
+    def __init__(
+        self, network: Network, pruning: Pruning, fusion: FusionRules | None
+    ) -> None:
+        self.network = network
+        self.fusion = fusion
+        self.pruning = pruning
+        self.tracker = Tracker()
+        self.assumptions = list(network.assumptions)
+        self._shares: dict[tuple[Any, ...], Share] = {}
+
+    def build(self) -> CostModel:
+        nodes, tracker = self.network.nodes, self.tracker
+        self._propagate()
+        if self.pruning.freeze_outputs:
+            for tensor in self.network.outputs:
+                tracker.freeze(tensor.ids)
+        self._exclude()
+        arrays = self._arrays()
+        part = partition(tracker, arrays)
+        if self.pruning.force_group and self._force(part):
+            part = partition(tracker, arrays)
+        while True:
+            self._shares = {}
+            rows = [self._row(node, part) for node in nodes]
+            conflicts = [ids for row in rows for ids in row.conflicts]
+            if not conflicts:
+                break
+            for ids in conflicts:
+                tracker.freeze(ids)
+            part = partition(tracker, arrays)
+        if self.fusion is not None:
+            self._fuse(rows, part, self.fusion)
+        return self._assemble(rows, part)
+
+    def _fuse(self, rows: list[_Row], part: Partition, rules: FusionRules) -> None:
+        def same(left: IdArray | None, right: IdArray | None) -> bool:
+            if left is None or right is None:
+                return left is right
+            return _proportional(self._share(part, left), self._share(part, right))
+
+        for chain in chains(self.network.nodes, self.network.outputs, rules, same):
+            host = rows[chain.host]
+            before = sum(amount for _, amount in traffic.writes(host.node))
+            ids = host.node.outputs[0].ids
+            after = chain.end.bytes + sum(amount for _, amount in chain.extras)
+            for member in chain.members:
+                if member == chain.host:
+                    continue
+                kernel = traffic.kernels(rows[member].node)
+                after += kernel.at(0, 0 if ids is None else ids.size)
+                rows[member].bytes = [0.0, 0.0, 0.0, 0.0]
+                rows[member].fused_into = chain.host
+                host.fuses.append(member)
+            if ids is None:
+                host.bytes[0] += after - before
+            else:
+                host.bytes[2] += (after - before) / ids.size
+
+    def _propagate(self) -> None:
+        seen: set[str] = set()
+        for node in self.network.nodes:
+            if node.frozen:
+                continue
+            node.in_ids = [None if tensor is None else tensor.ids for tensor in node.inputs]
+            if node.parameters:
+                again = [p.role for p in node.parameters if p.id is not None and p.id in seen]
+                if again:
+                    node.shared = frozenset(again)
+                seen.update(p.id for p in node.parameters if p.id is not None)
+            node.op.channels(node, self.tracker)
+
+    def _arrays(self) -> list[IdArray]:
+        found: dict[int, IdArray] = {}
+        for node in self.network.nodes:
+            for ids in node.in_ids:
+                if ids is not None:
+                    found[id(ids)] = ids
+            for tensor in node.outputs:
+                if tensor.ids is not None and not node.frozen:
+                    found[id(tensor.ids)] = tensor.ids
+        return list(found.values())
+
+    # --- what the user asks of the groups ------------------------------------------------------
+
+    def _matching(self, pattern: str, option: str) -> list[Node]:
+        try:
+            compiled = re.compile(pattern)
+        except re.error as error:
+            raise OptionError(f"{option}: {pattern!r} is no regular expression ({error})") from None
+        found = [node for node in self.network.nodes if compiled.search(node.name)]
+        if not found:
+            raise OptionError(
+                f"{option}: {pattern!r} matches no layer; layer names look like "
+                + ", ".join(repr(node.name) for node in self.network.nodes[:3])
+            )
+        return found
+
+    def _exclude(self) -> None:
+        for pattern in self.pruning.exclude:
+            for node in self._matching(pattern, "exclude"):
+                for tensor in node.outputs:
+                    if not node.frozen:
+                        self.tracker.freeze(tensor.ids)
+
+    def _force(self, part: Partition) -> bool:
+        for pattern in self.pruning.force_group:
+            held: list[tuple[str, IdArray]] = []
+            for node in self._matching(pattern, "force_group"):
+                ids = node.outputs[0].ids if node.outputs and not node.frozen else None
+                if ids is None or len(shares(part, ids)) != 1:
+                    count = 0 if ids is None else len(shares(part, ids))
+                    raise OptionError(
+                        f"force_group: {pattern!r} matches layer {node.name!r}, whose output has "
+                        f"{count} channel groups; every layer that is forced must have exactly one"
+                    )
+                held.append((node.name, ids))
+            first_name, first = held[0]
+            for name, ids in held[1:]:
+                if ids.size != first.size:
+                    raise OptionError(
+                        f"force_group: {pattern!r} matches {first_name!r} with {first.size} "
+                        f"channels and {name!r} with {ids.size}; they must have equally many"
+                    )
+                self.tracker.tie(first.reshape(-1), ids.reshape(-1))
+        return True
+
+    # --- one layer -----------------------------------------------------------------------------
+
+    def _share(self, part: Partition, ids: IdArray) -> Share:
+        key = (ids.__array_interface__["data"][0], ids.shape, ids.strides)
+        share = self._shares.get(key)
+        if share is None:
+            share = self._shares[key] = shares(part, ids)
+        return share
+
+    def _row(self, node: Node, part: Partition) -> _Row:
+        row = _Row(node)
+        if node.frozen:
+            total = node.moved_bytes * node.times
+            row.bytes = [total, 0.0, 0.0, 0.0]
+            return row
+        pieces = node.layer.op in _PIECEWISE
+        row.reads, read_rate, read_rest = self._side(
+            row, part, [(i, b) for i, b in traffic.reads(node)], pieces
+        )
+        row.writes, write_rate, write_rest = self._side(
+            row, part, [(i, b) for i, b in traffic.writes(node)], pieces
+        )
+        if traffic.is_free(node):
+            return row
+        kernel = traffic.kernels(node)
+        row.bytes = [
+            read_rest + write_rest + kernel.constant,
+            read_rate + kernel.per_in,
+            write_rate + kernel.per_out,
+            kernel.per_pair,
+        ]
+        return row
+
+    def _side(
+        self,
+        row: _Row,
+        part: Partition,
+        sides: list[tuple[IdArray | None, float]],
+        pieces: bool,
+    ) -> tuple[Share, float, float]:
+        """(share, bytes per live channel, other bytes) of what a layer reads, or writes.
+
+        Each distinct set of channels counts once, with the first tensor's times. A set at another
+        byte rate cannot be told apart by the layer's live channels: it is frozen.
+        """
+        if len(sides) == 1:
+            ids, amount = sides[0]
+            if ids is None:
+                return (), 0.0, amount
+            return self._share(part, ids), amount / ids.size, 0.0
+        rest = 0.0
+        sets: dict[Any, list[Any]] = {}  # groups -> [share, size, bytes, ids]
+        for position, (ids, amount) in enumerate(sides):
+            if ids is None:
+                rest += amount
+                continue
+            share = self._share(part, ids)
+            key = position if pieces else frozenset(group for group, _ in share)
+            entry = sets.get(key)
+            if entry is None:
+                sets[key] = [share, ids.size, amount, ids]
+            elif _proportional(entry[0], share):
+                entry[2] += amount
+            elif any(part.prunable[group] for group, _ in share):
+                row.conflicts.append(ids)
+                rest += amount
+            else:
+                rest += amount
+        if not sets:
+            return (), 0.0, rest
+        entries = list(sets.values())
+        first = next(
+            (e for e in entries if any(part.prunable[group] for group, _ in e[0])), entries[0]
+        )
+        rate = first[2] / first[1]
+        joined: list[tuple[int, float]] = []
+        for entry in entries:
+            share, size, amount, ids = entry
+            if entry is first or abs(amount / size - rate) <= 1e-9 * rate:
+                joined += share
+                continue
+            rest += amount
+            if any(part.prunable[group] for group, _ in share):
+                row.conflicts.append(ids)
+            elif row.node.op.traffic is not traffic.Traffic.FREE:
+                row.notes.append(
+                    f"layer {row.node.name!r} reads or writes channels of different groups at "
+                    "different byte rates: one of them is frozen and counted as constant"
+                )
+        return tuple(joined), rate, rest
+
+    # --- all layers ----------------------------------------------------------------------------
+
+    def _assemble(self, rows: list[_Row], part: Partition) -> CostModel:
+        nodes = self.network.nodes
+        layers, groups = len(rows), len(part.sizes)
+        flops = np.zeros((layers, 4))
+        weights = np.zeros((layers, 4))
+        parameters = np.zeros((layers, 4))
+        read_times = np.zeros((layers, groups))
+        write_times = np.zeros((layers, groups))
+        for index, row in enumerate(rows):
+            node = row.node
+            for group, times in row.reads:
+                read_times[index, group] += times
+            for group, times in row.writes:
+                write_times[index, group] += times
+            if node.flops is not ZERO:
+                flops[index] = _quadruple(node.flops)
+                if node.times != 1:
+                    flops[index] *= node.times
+            if node.weights is not ZERO and "weight" not in node.shared:
+                weights[index] = parameters[index] = _quadruple(node.weights)
+            if node.learned is not ZERO:
+                parameters[index] += _quadruple(node.learned)
+            self.assumptions += row.notes
+        moved = np.array([row.bytes for row in rows]).reshape(layers, 4)
+        return CostModel(
+            names=tuple(node.name for node in nodes),
+            ops=tuple(node.layer.op for node in nodes),
+            free=np.array([traffic.is_free(node) for node in nodes], dtype=bool),
+            assumed=np.array([node.op.name == "unknown" for node in nodes], dtype=bool),
+            flops=flops,
+            bytes=moved,
+            weights=weights,
+            parameters=parameters,
+            read_times=read_times,
+            write_times=write_times,
+            reads=tuple(row.reads for row in rows),
+            writes=tuple(row.writes for row in rows),
+            rate_dtype=tuple(_rate_dtype(node) for node in nodes),
+            groups=self._groups(part),
+            dtype=self.network.dtype,
+            batch_size=self.network.batch_size,
+            assumptions=tuple(dict.fromkeys(self.assumptions)),
+            fused_into=tuple(row.fused_into for row in rows),
+            fuses=tuple(tuple(row.fuses) for row in rows),
+        )
+
+    def _groups(self, part: Partition) -> tuple[Group, ...]:
+        members: list[list[Member]] = [[] for _ in part.sizes]
+        cache: dict[tuple[int, int, tuple[int, ...]], tuple[Run, ...]] = {}
+        for place in self.tracker.places:
+            ids = place.ids
+            key = (ids.__array_interface__["data"][0], ids.size, ids.strides)
+            found = cache.get(key)
+            if found is None:
+                found = cache[key] = runs(part, ids)
+            for run in found:
+                if run.group < len(members):
+                    members[run.group].append(Member(place.node.name, place.role, place.axis, run))
+        return tuple(
+            Group(f"g{index}", size, part.prunable[index], tuple(dict.fromkeys(members[index])))
+            for index, size in enumerate(part.sizes)
+        )
+
+
+# Operators whose inputs follow each other along the channels: one entry a piece.
+_PIECEWISE = frozenset({"Concat", "QLinearConcat"})
+
+
+class _Row:
+    """One layer while it is being costed."""
+
+    __slots__ = (
+        "bytes", "conflicts", "fused_into", "fuses", "node", "notes", "reads", "writes",
+    )  # fmt: skip
+
+    def __init__(self, node: Node) -> None:
+        self.node = node
+        self.reads: Share = ()
+        self.writes: Share = ()
+        self.bytes = [0.0, 0.0, 0.0, 0.0]
+        self.conflicts: list[IdArray] = []
+        self.notes: list[str] = []
+        self.fused_into: int | None = None
+        self.fuses: list[int] = []
+
+
+def _quadruple(form: BilinearForm) -> tuple[float, float, float, float]:
+    return (form.constant, form.per_in, form.per_out, form.per_pair)
+
+
+def _proportional(first: Share, other: Share) -> bool:
+    """Whether two tensors hold the same groups, one of them so many times as often."""
+    if first == other:
+        return True
+    ours, theirs = dict(first), dict(other)
+    if len(ours) != len(first) or len(theirs) != len(other) or ours.keys() != theirs.keys():
+        return False
+    factors = [theirs[group] / times for group, times in ours.items()]
+    return max(factors) - min(factors) <= 1e-9 * max(factors)
+
+
+def _rate_dtype(node: Node) -> str | None:
+    if not node.op.contraction:
+        return None
+    data = node.x.dtype if node.inputs and node.inputs[0] is not None else node.dtype
+    return data if data in FLOATING else RATE_DTYPE.get(data, data)

@@ -1,0 +1,110 @@
+"""Bytes that an operator moves: activations read and written, plus kernels.
+
+Biases and vectors with one entry per channel are parameters, but not traffic.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+
+from latency_service.core.channels import Tracker
+from latency_service.core.forms import BilinearForm
+from latency_service.core.graph import Parameter
+from latency_service.core.node import IdArray, Node
+from latency_service.core.ops import Traffic
+from latency_service.core.units import BYTES_PER_ELEMENT
+
+KERNELS = frozenset({"weight", "recurrence"})
+
+
+def is_free(node: Node) -> bool:
+    """Whether a node costs nothing: a view, or arithmetic on shapes that has been folded."""
+    if node.op.traffic is Traffic.FREE:
+        return True
+    return bool(node.outputs) and all(tensor.value is not None for tensor in node.outputs)
+
+
+def reads(node: Node) -> Iterator[tuple[IdArray | None, float]]:
+    """(channel ids, bytes) of every activation that is read."""
+    if node.op.traffic is Traffic.TOUCH:
+        for output in node.outputs:
+            yield output.ids, output.bytes
+        return
+    settings = node.op.constants
+    operands = node.op.operands
+    for position, tensor in enumerate(node.inputs):
+        if tensor is None or tensor.value is not None:
+            continue
+        if settings and position < len(operands) and operands[position] in settings:
+            continue
+        yield node.in_ids[position], tensor.bytes
+
+
+def writes(node: Node) -> Iterator[tuple[IdArray | None, float]]:
+    """(channel ids, bytes) of every activation that is written."""
+    for tensor in node.outputs:
+        if tensor.name:
+            yield tensor.ids, tensor.bytes
+
+
+def parameter_bytes(node: Node, parameter: Parameter) -> float:
+    """Bytes of one element of a parameter, as stored."""
+    return BYTES_PER_ELEMENT[node.stored(parameter.dtype or node.dtype)]
+
+
+def kernels(node: Node) -> BilinearForm:
+    """Bytes of the kernels that one run reads.
+
+    An elementwise operand that is learned counts too, unless it is one number per channel.
+    """
+    if node.op.contraction:
+        weight = node.parameter("weight")
+        if weight is None:
+            return BilinearForm()
+        return node.weights * parameter_bytes(node, weight)
+    constant = per_out = 0.0
+    ids = node.outputs[0].ids if node.outputs else None
+    for parameter in node.parameters:
+        if parameter.role != "weight" or node.op.traffic is Traffic.TOUCH:
+            continue
+        size = math.prod(parameter.shape)
+        if size == max(parameter.shape, default=1):
+            continue
+        total = size * parameter_bytes(node, parameter)
+        if ids is not None and size % ids.size == 0 and _follows(parameter, ids):
+            per_out += total / ids.size
+        else:
+            constant += total
+    return BilinearForm(constant=constant, per_out=per_out)
+
+
+def _follows(parameter: Parameter, ids: IdArray) -> bool:
+    """Whether a learned operand has an axis of its own for every channel axis."""
+    offset = ids.ndim - len(parameter.shape)
+    return all(
+        axis >= offset and parameter.shape[axis - offset] == extent
+        for axis, extent in enumerate(ids.shape)
+        if extent > 1
+    )
+
+
+def standalone(nodes: list[Node]) -> None:
+    """Cost the layers of an inner graph on their own: constants, at full width."""
+    tracker = Tracker()
+    for node in nodes:
+        if node.frozen and node.in_ids:
+            continue
+        node.in_ids = [None if t is None else t.ids for t in node.inputs]
+        node.op.channels(node, tracker)
+        n_in = next((ids.size for ids in node.in_ids if ids is not None), 0)
+        n_out = next((t.ids.size for t in node.outputs if t.ids is not None), 0)
+        free = is_free(node)
+        moved = 0.0
+        if not free:
+            moved = sum(b for _, b in reads(node)) + sum(b for _, b in writes(node))
+            moved += kernels(node).at(n_in, n_out)
+        node.moved_bytes = moved
+        node.flops = BilinearForm(node.flops.at(n_in, n_out))
+        node.weights = BilinearForm(node.weights.at(n_in, n_out))
+        node.learned = BilinearForm(node.learned.at(n_in, n_out))

@@ -1,0 +1,214 @@
+"""Constant tensors of an ONNX graph: weights, settings, and what follows from them alone.
+
+Only shape and dtype of a weight matter. Elements are read where a tensor is small and somebody
+asks: they may be the target of a Reshape, the axes of a Squeeze.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import onnx
+
+from latency_service.core.errors import GraphError, ModelFileError
+from latency_service.core.graph import Layer, Output
+from latency_service.core.node import MOST_VALUES, Node, Symbolic, Tensor
+from latency_service.core.ops.op import Op
+from latency_service.core.ops.shapes import DTYPE_CODES
+
+Array = npt.NDArray[Any]
+
+_EXTERNAL = onnx.TensorProto.EXTERNAL
+_NUMPY = {
+    "float64": np.float64, "float32": np.float32, "float16": np.float16,
+    "int64": np.int64, "int32": np.int32, "int16": np.int16, "int8": np.int8,
+    "uint64": np.uint64, "uint32": np.uint32, "uint16": np.uint16, "uint8": np.uint8,
+    "bool": np.bool_,
+}  # fmt: skip
+
+# Operators whose output is their first input in another layout or dtype: still the same weight.
+_VIEWS = frozenset(
+    {
+        "Transpose", "Reshape", "Squeeze", "Unsqueeze", "Flatten", "Identity", "Cast",
+        "DequantizeLinear", "QuantizeLinear", "Dropout",
+    }
+)  # fmt: skip
+
+
+@dataclass(slots=True)
+class Constant:
+    """A tensor that does not depend on what is fed to the network.
+
+    Attributes:
+        id: the initializer, or the output of the Constant node, that it is.
+        shape: as its reader sees it.
+        dtype: as its reader sees it; stored: as it stands in the file.
+        initializer: whether it comes from an initializer rather than a Constant node.
+        elements: reads its elements; None gives: they are not in the file, or not wanted.
+    """
+
+    id: str
+    shape: tuple[int, ...]
+    dtype: str
+    stored: str
+    initializer: bool
+    elements: Callable[[], Array | None]
+
+    @property
+    def size(self) -> int:
+        """Number of elements."""
+        return math.prod(self.shape)
+
+    @property
+    def value(self) -> Array | None:
+        """Its elements, where there are few of them and they are known."""
+        if self.size > MOST_VALUES:
+            return None
+        elements, self.elements = self.elements(), lambda: elements
+        return elements
+
+    @property
+    def is_setting(self) -> bool:
+        """Whether it was chosen rather than learned: a single number, or no floating point."""
+        return self.size <= 1 or not ("float" in self.dtype or "complex" in self.dtype)
+
+
+def dtype_name(code: int, what: str) -> str:
+    """The dtype of an ONNX element type.
+
+    Raises:
+        ModelFileError: for a type without a name here.
+    """
+    name = DTYPE_CODES.get(code)
+    if name is None:
+        raise ModelFileError(
+            f"{what} has element type {code}, which this service does not know; known: "
+            f"{', '.join(dict.fromkeys(DTYPE_CODES.values()))}"
+        )
+    return name
+
+
+def from_tensor(tensor: onnx.TensorProto, name: str, initializer: bool) -> Constant:
+    """A tensor of the file.
+
+    Raises:
+        ModelFileError: if its elements stand in another file, or its header makes no sense.
+    """
+    if tensor.data_location == _EXTERNAL or tensor.external_data:
+        raise ModelFileError(
+            f"tensor {name!r} keeps its elements in another file, and no path is followed. Save "
+            "the model as one file: onnx.save(onnx.load(path), path, save_as_external_data=False)"
+        )
+    dtype = dtype_name(tensor.data_type, f"tensor {name!r}")
+    shape = tuple(tensor.dims)
+    if shape and min(shape) < 0:
+        raise ModelFileError(f"tensor {name!r} has the impossible shape {list(shape)}")
+    return Constant(name, shape, dtype, dtype, initializer, lambda: _elements(tensor, name, dtype))
+
+
+def _elements(tensor: onnx.TensorProto, name: str, dtype: str) -> Array | None:
+    kind = _NUMPY.get(dtype)
+    if kind is None:
+        return None
+    shape = tuple(tensor.dims)
+    found: Array
+    if tensor.raw_data:
+        raw = tensor.raw_data
+        if len(raw) != math.prod(shape) * np.dtype(kind).itemsize:
+            raise ModelFileError(
+                f"tensor {name!r} is {dtype} {list(shape)}, but holds {len(raw)} bytes"
+            )
+        found = np.frombuffer(raw, np.dtype(kind).newbyteorder("<")).astype(kind)
+    elif dtype == "float16":
+        found = np.array(tensor.int32_data, np.uint16).view(np.float16)
+    else:
+        listed = {
+            "float32": tensor.float_data, "float64": tensor.double_data,
+            "int64": tensor.int64_data, "uint64": tensor.uint64_data, "uint32": tensor.uint64_data,
+        }.get(dtype, tensor.int32_data)  # fmt: skip
+        found = np.array(listed, np.int64 if "int" in dtype else kind).astype(kind)
+    # without a payload: cut out because it was large
+    return found.reshape(shape) if found.size == math.prod(shape) else None
+
+
+def from_array(name: str, value: Array) -> Constant:
+    """A tensor whose elements are at hand: settings that stand in attributes."""
+    dtype = str(value.dtype)
+    return Constant(name, value.shape, dtype, dtype, False, lambda: value)
+
+
+def fold(
+    op: Op, layer: Layer, operands: list[Constant | None], cast_to: str | None
+) -> list[Constant] | None:
+    """What an operator makes of constants; None where its shapes do not follow from theirs.
+
+    Args:
+        layer: with all operands as inputs.
+        cast_to: the dtype of its outputs where that is not the rule's.
+    """
+    tensors = [
+        None if c is None else Tensor(c.id, c.shape, c.dtype, c.value if i or c.size < 64 else None)
+        for i, c in enumerate(operands)
+    ]
+    node = Node(layer, op, tensors, "float32", layer.name)
+    try:
+        found = [(tuple(int(d) for d in dims), dtype) for dims, dtype in op.shape(node)]
+    except (Symbolic, GraphError, ArithmeticError, ValueError, TypeError, LookupError):
+        return None
+    node.outputs = [Tensor(layer.name, dims, cast_to or dtype) for dims, dtype in found]
+    first = operands[0] if operands else None
+    view = first if layer.op in _VIEWS else None
+    made = []
+    for index, (output, tensor) in enumerate(zip(layer.outputs, node.outputs, strict=False)):
+        made.append(
+            Constant(
+                view.id if view else output.name,
+                tensor.shape,
+                tensor.dtype,
+                view.stored if view else tensor.dtype,
+                all(c is None or c.initializer for c in operands) or bool(view and view.initializer),
+                _later(op, node, operands, index, tensor.dtype),
+            )
+        )
+    return made
+
+
+def _later(
+    op: Op, node: Node, operands: list[Constant | None], index: int, dtype: str
+) -> Callable[[], Array | None]:
+    """The elements of one output, computed when they are asked for."""
+
+    def elements() -> Array | None:
+        kind = _NUMPY.get(dtype)
+        if op.value is None or kind is None:
+            return None
+        for tensor, constant in zip(node.inputs, operands, strict=True):
+            if tensor is not None and constant is not None:
+                tensor.value = constant.value
+                if tensor.value is None:
+                    return None
+        try:
+            with np.errstate(all="ignore"):
+                values = op.value(node)
+        except (Symbolic, GraphError, ArithmeticError, ValueError, TypeError, LookupError):
+            return None
+        return np.asarray(values[index]).astype(kind) if index < len(values) else None
+
+    return elements
+
+
+def as_setting(value: Array) -> Any:
+    """A number or a list, as an attribute holds it; None where JSON has no such number."""
+    if value.dtype.kind == "f" and not np.all(np.isfinite(value)):
+        return None
+    return value.tolist()
+
+
+def output_of(name: str, constant: Constant) -> Output:
+    """The output of a `Constant` layer."""
+    return Output(name, constant.shape, constant.dtype)

@@ -1,0 +1,217 @@
+"""Per-layer latency coefficients of a graph on a device: the main job."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Hashable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, TypedDict
+
+from latency_service.core.answer import Costs, costs_on
+from latency_service.core.bind import Binding, resolve
+from latency_service.core.costs import CostModel, Pruning, cost_model
+from latency_service.core.errors import GraphTooLargeError, OptionError
+from latency_service.core.graph import LayerGraph, canonical_text, graph_from_json, graph_id
+from latency_service.core.profile import FusionRules, Profile, Revision
+from latency_service.core.roofline import LatencyModel, latency_model
+from latency_service.core.scoring import structure
+from latency_service.usecases.workbench import Workbench
+
+MODELS = ("roofline", "calibrated")
+FUSIONS = ("none", "runtime")
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """What is asked about a stored graph; docs/api.md describes each option."""
+
+    device: str
+    graph_id: str
+    binding: Binding = field(default_factory=Binding)
+    pruning: Pruning = field(default_factory=Pruning)
+    math: str | None = None
+    runtime: str | None = None
+    revision: str | None = None
+    model: str | None = None
+    fusion: str | None = None
+    alive: Mapping[str, int] = field(default_factory=dict)
+
+
+class DeviceUsed(TypedDict):
+    """Which revision answered; enough to ask for the same numbers again."""
+
+    name: str
+    requested: str
+    runtime: str
+    revision: int
+    digest: str
+    origin: str
+    runtimes: list[str]
+
+
+class Coefficients(Costs):
+    """The answer of POST /v1/coefficients."""
+
+    device: DeviceUsed
+    graph_id: str
+    batch_size: int
+    dtype: str
+    math: str
+    model: str
+    fusion: str
+
+
+def graph_from(bench: Workbench, graph: LayerGraph) -> tuple[str, bool]:
+    """Store a graph under its address.
+
+    Returns:
+        Its id, and whether it is new.
+
+    Raises:
+        GraphTooLargeError: if it has more layers than this installation accepts.
+        GraphError: if a stated shape contradicts its operators.
+    """
+    most = bench.settings.max_layers
+    if graph.layer_count > most:
+        raise GraphTooLargeError(
+            f"the graph has {graph.layer_count} layers; this installation accepts {most} "
+            "(LATENCY_SERVICE_MAX_LAYERS)"
+        )
+    resolved = resolve(graph)
+    text = canonical_text(resolved)
+    address = graph_id(text)
+    created = bench.graphs.put(address, text, graph.layer_count)
+    bench.parsed.put(address, resolved)
+    return address, created
+
+
+def stored_graph(bench: Workbench, address: str) -> LayerGraph:
+    """The graph of an id.
+
+    Raises:
+        UnknownGraphError: if it is not stored, or no longer.
+    """
+    graph = bench.parsed.get(address)
+    if graph is None:
+        graph = bench.parsed.put(address, graph_from_json(json.loads(bench.graphs.get(address))))
+    bench.graphs.touch(address)
+    return graph
+
+
+def coefficients(bench: Workbench, request: Request) -> Coefficients:
+    """Every layer's costs on a device, the channel groups, and the totals."""
+    revision = find_revision(bench, request.device, request.runtime, request.revision)
+    kind, fusion = choose(revision.profile, request.model, request.fusion)
+    graph = stored_graph(bench, request.graph_id)
+    rules = revision.profile.fusion if fusion == "runtime" else None
+    costs = costed(bench, request.graph_id, graph, request.binding, request.pruning, rules)
+    model = latency_model(costs, revision.profile, request.math)
+    return {
+        **_header(bench, request, revision, costs, model, kind, fusion),
+        **costs_on(model, structure(costs, request.alive)),
+    }
+
+
+def _header(
+    bench: Workbench,
+    request: Request,
+    revision: Revision,
+    costs: CostModel,
+    model: LatencyModel,
+    kind: str,
+    fusion: str,
+) -> Any:
+    return {
+        "device": device_used(bench, request.device, revision),
+        "graph_id": request.graph_id,
+        "batch_size": costs.batch_size,
+        "dtype": costs.dtype,
+        "math": model.math,
+        "model": kind,
+        "fusion": fusion,
+    }
+
+
+def device_used(bench: Workbench, requested: str, revision: Revision) -> DeviceUsed:
+    """The part of an answer that says which numbers it rests on."""
+    return {
+        "name": revision.device,
+        "requested": requested,
+        "runtime": revision.runtime,
+        "revision": revision.revision,
+        "digest": revision.digest,
+        "origin": revision.origin,
+        "runtimes": sorted(bench.catalogue().runtimes(revision.device)),
+    }
+
+
+def find_revision(
+    bench: Workbench, device: str, runtime: str | None, revision: str | None
+) -> Revision:
+    """The revision that a request means.
+
+    Raises:
+        UnknownDeviceError: if there is no such device or alias.
+        UnknownRevisionError: if it has no such revision, or none for the runtime.
+        OptionError: if the revision named is of another runtime than the one named.
+    """
+    catalogue = bench.catalogue()
+    slug = catalogue.resolve(device)
+    if revision is None:
+        return catalogue.latest(slug, runtime or catalogue.default_runtime(slug))
+    found = bench.profiles.get(slug, revision)
+    if runtime is not None and found.runtime != runtime:
+        raise OptionError(
+            f"revision {found.revision} of {slug!r} is for the runtime {found.runtime!r}, not "
+            f"{runtime!r}; leave one of the two out"
+        )
+    return found
+
+
+def choose(profile: Profile, model: str | None, fusion: str | None) -> tuple[str, str]:
+    """The cost model and the fusion mode in force.
+
+    Raises:
+        OptionError: if the profile cannot give what is asked for.
+    """
+    if model is not None and model not in MODELS:
+        raise OptionError(f"model {model!r}: choose one of {', '.join(MODELS)}")
+    if fusion is not None and fusion not in FUSIONS:
+        raise OptionError(f"fusion {fusion!r}: choose one of {', '.join(FUSIONS)}")
+    if model == "calibrated":
+        raise OptionError(
+            f"device {profile.device.slug!r} (runtime {profile.runtime!r}) has no efficiency "
+            'model: it has not been calibrated. Ask for "model": "roofline"'
+        )
+    if fusion == "runtime" and profile.fusion is None:
+        raise OptionError(
+            f"device {profile.device.slug!r} (runtime {profile.runtime!r}) has no fusion rules. "
+            'Ask for "fusion": "none"'
+        )
+    return "roofline", fusion or "none"
+
+
+def costed(
+    bench: Workbench,
+    address: str,
+    graph: LayerGraph,
+    binding: Binding,
+    pruning: Pruning,
+    fusion: FusionRules | None,
+) -> CostModel:
+    """The cost model of a graph, remembered per binding."""
+    key: Hashable = (address, _frozen(binding), pruning, fusion)
+    found = bench.costed.get(key)
+    if found is None:
+        found = bench.costed.put(key, cost_model(graph, binding, pruning, fusion))
+    return found
+
+
+def _frozen(binding: Binding) -> Hashable:
+    return (
+        binding.batch_size,
+        tuple(sorted(binding.dims.items())),
+        tuple(sorted((name, tuple(shape)) for name, shape in binding.shapes.items())),
+        binding.dtype,
+        binding.unknown_ops,
+    )

@@ -1,0 +1,123 @@
+"""What every use case works with: the stores, and what this process remembers."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Hashable
+from dataclasses import dataclass, field
+from typing import Generic, TypeVar
+
+from cachetools import LRUCache
+from sqlalchemy import Engine
+
+from latency_service.core.costs import CostModel
+from latency_service.core.graph import LayerGraph
+from latency_service.settings import Settings
+from latency_service.storage.engine import make_engine
+from latency_service.storage.graphs import GraphStore
+from latency_service.storage.migrate import upgrade
+from latency_service.storage.profiles import Catalogue, ProfileRepository
+from latency_service.storage.seeds import read_profiles
+from latency_service.storage.tokens import TokenStore
+
+T = TypeVar("T")
+
+
+class Memory(Generic[T]):
+    """The most recently used values, shared between threads."""
+
+    def __init__(self, most: int) -> None:
+        self._values: LRUCache[Hashable, T] = LRUCache(max(1, most))
+        self._lock = threading.Lock()
+        self._keeps = most > 0
+
+    def get(self, key: Hashable) -> T | None:
+        """The value of a key, if it is still remembered."""
+        with self._lock:
+            return self._values.get(key)
+
+    def put(self, key: Hashable, value: T) -> T:
+        """Remember a value, forgetting the least recently used one if there are too many."""
+        if self._keeps:
+            with self._lock:
+                self._values[key] = value
+        return value
+
+
+@dataclass
+class Workbench:
+    """The stores and the memories of one process; made once, shared by all threads."""
+
+    settings: Settings
+    engine: Engine
+    profiles: ProfileRepository
+    graphs: GraphStore
+    tokens: TokenStore
+    parsed: Memory[LayerGraph] = field(init=False)
+    costed: Memory[CostModel] = field(init=False)
+    answers: Memory[bytes] = field(init=False)
+    _catalogue: Catalogue | None = None
+    _checked_s: float = float("-inf")
+    _lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def __post_init__(self) -> None:
+        """Size the memories."""
+        self.parsed = Memory(256)
+        self.costed = Memory(256)
+        self.answers = Memory(self.settings.cached_answers)
+
+    def catalogue(self) -> Catalogue:
+        """All devices and their latest revisions, at most `profile_refresh_s` old."""
+        now = time.monotonic()
+        current = self._catalogue
+        if current is not None and now - self._checked_s < self.settings.profile_refresh_s:
+            return current
+        with self._lock:
+            if self._catalogue is None or self.profiles.epoch() != self._catalogue.epoch:
+                self._catalogue = self.profiles.catalogue()
+            self._checked_s = time.monotonic()
+            return self._catalogue
+
+    def fresh_catalogue(self) -> Catalogue | None:
+        """The catalogue, if it can be had without asking the database."""
+        age_s = time.monotonic() - self._checked_s
+        return self._catalogue if age_s < self.settings.profile_refresh_s else None
+
+    def forget_catalogue(self) -> None:
+        """Look at the database again at the next request: a revision has been appended."""
+        with self._lock:
+            self._checked_s = float("-inf")
+
+    def close(self) -> None:
+        """Give the database connections back."""
+        self.engine.dispose()
+
+
+def open_workbench(settings: Settings, prepare: bool = True) -> Workbench:
+    """Connect to the database.
+
+    Args:
+        prepare: whether to upgrade its schema and load the profiles first.
+    """
+    engine = make_engine(settings.url)
+    profiles = ProfileRepository(engine)
+    if prepare:
+        prepare_database(engine, profiles, settings)
+    return Workbench(
+        settings=settings,
+        engine=engine,
+        profiles=profiles,
+        graphs=GraphStore(engine, max_graphs=settings.max_graphs),
+        tokens=TokenStore(engine),
+    )
+
+
+def prepare_database(engine: Engine, profiles: ProfileRepository, settings: Settings) -> int:
+    """Upgrade the schema and load the shipped profiles; both do nothing the second time.
+
+    Returns:
+        How many revisions were appended.
+    """
+    upgrade(engine)
+    return profiles.seed(read_profiles(settings.profiles_directory))
