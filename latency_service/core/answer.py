@@ -249,7 +249,13 @@ def _layers(
     ]  # fmt: skip
 
 
+_NOTHING = [0.0, 0.0, 0.0, 0.0]
+_ZERO: Form = {"constant": 0.0, "per_in": 0.0, "per_out": 0.0, "per_pair": 0.0}
+
+
 def _form(row: list[float]) -> Form:
+    if row == _NOTHING:
+        return _ZERO
     constant, per_in, per_out, per_pair = row
     return {"constant": constant, "per_in": per_in, "per_out": per_out, "per_pair": per_pair}
 

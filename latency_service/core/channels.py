@@ -26,7 +26,7 @@ class Place:
 
     Attributes:
         role: "weight", "gamma", "input" or "output".
-        axis: the axis whose position p holds `ids[p]`.
+        axis: the axis whose position p holds id p of `ids`, read in order.
     """
 
     node: Node
@@ -109,7 +109,7 @@ class Tracker:
 
     def place(self, node: Node, role: str, axis: int, ids: IdArray) -> None:
         """Record that position p of `axis` holds id p of `ids`."""
-        self.places.append(Place(node, role, axis, ids.reshape(-1)))
+        self.places.append(Place(node, role, axis, ids))
 
     def learned(self, node: Node, parameter: Parameter | None, axes: dict[int, IdArray]) -> None:
         """Record the channels of a parameter, tying them where its id was seen before.
@@ -272,9 +272,14 @@ class Run:
 
 def runs(part: Partition, ids: IdArray) -> tuple[Run, ...]:
     """Where the channels of each group sit along an axis that holds `ids`."""
+    ids = ids.reshape(-1)
     groups = part.group_of[ids]
     found: list[Run] = []
     first = int(groups[0])
+    if groups.size == part.sizes[first] and (groups == first).all():
+        channels = part.index_of[ids]
+        if (channels[1:] > channels[:-1]).all():
+            return (Run(first, 0, 1, 1),)
     for group in (first,) if (groups == first).all() else dict.fromkeys(groups.tolist()):
         positions = np.nonzero(groups == group)[0]
         channels = part.index_of[ids[positions]]

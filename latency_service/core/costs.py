@@ -151,7 +151,7 @@ class _Builder:
         self.pruning = pruning
         self.tracker = Tracker()
         self.assumptions = list(network.assumptions)
-        self._shares: dict[tuple[Any, ...], Share] = {}
+        self._shares: dict[int, Share] = {}
 
     def build(self) -> CostModel:
         nodes, tracker = self.network.nodes, self.tracker
@@ -272,10 +272,10 @@ class _Builder:
     # --- one layer -----------------------------------------------------------------------------
 
     def _share(self, part: Partition, ids: IdArray) -> Share:
-        key = (ids.__array_interface__["data"][0], ids.shape, ids.strides)
-        share = self._shares.get(key)
+        # the nodes keep every id array alive, so its identity is a safe key
+        share = self._shares.get(id(ids))
         if share is None:
-            share = self._shares[key] = shares(part, ids)
+            share = self._shares[id(ids)] = shares(part, ids)
         return share
 
     def _row(self, node: Node, part: Partition) -> _Row:
@@ -283,23 +283,20 @@ class _Builder:
         if node.frozen:
             total = node.moved_bytes * node.times
             row.bytes = [total, 0.0, 0.0, 0.0]
+            row.free = traffic.is_free(node)
             return row
         pieces = node.layer.op in _PIECEWISE
-        row.reads, read_rate, read_rest = self._side(
-            row, part, [(i, b) for i, b in traffic.reads(node)], pieces
-        )
-        row.writes, write_rate, write_rest = self._side(
-            row, part, [(i, b) for i, b in traffic.writes(node)], pieces
-        )
-        if traffic.is_free(node):
+        sides = list(traffic.reads(node))
+        row.reads, read_rate, read_rest = self._side(row, part, sides, pieces)
+        sides = list(traffic.writes(node))
+        row.writes, write_rate, write_rest = self._side(row, part, sides, pieces)
+        row.free = traffic.is_free(node)
+        if row.free:
             return row
-        kernel = traffic.kernels(node)
-        row.bytes = [
-            read_rest + write_rest + kernel.constant,
-            read_rate + kernel.per_in,
-            write_rate + kernel.per_out,
-            kernel.per_pair,
-        ]
+        row.bytes = [read_rest + write_rest, read_rate, write_rate, 0.0]
+        if node.parameters:
+            for place, amount in enumerate(_quadruple(traffic.kernels(node))):
+                row.bytes[place] += amount
         return row
 
     def _side(
@@ -389,7 +386,7 @@ class _Builder:
         return CostModel(
             names=tuple(node.name for node in nodes),
             ops=tuple(node.layer.op for node in nodes),
-            free=np.array([traffic.is_free(node) for node in nodes], dtype=bool),
+            free=np.array([row.free for row in rows], dtype=bool),
             assumed=np.array([node.op.name == "unknown" for node in nodes], dtype=bool),
             flops=flops,
             bytes=moved,
@@ -410,18 +407,16 @@ class _Builder:
 
     def _groups(self, part: Partition) -> tuple[Group, ...]:
         members: list[list[Member]] = [[] for _ in part.sizes]
-        cache: dict[tuple[int, int, tuple[int, ...]], tuple[Run, ...]] = {}
+        cache: dict[int, tuple[Run, ...]] = {}
         for place in self.tracker.places:
-            ids = place.ids
-            key = (ids.__array_interface__["data"][0], ids.size, ids.strides)
-            found = cache.get(key)
+            found = cache.get(id(place.ids))
             if found is None:
-                found = cache[key] = runs(part, ids)
+                found = cache[id(place.ids)] = runs(part, place.ids)
             for run in found:
                 if run.group < len(members):
                     members[run.group].append(Member(place.node.name, place.role, place.axis, run))
         return tuple(
-            Group(f"g{index}", size, part.prunable[index], tuple(dict.fromkeys(members[index])))
+            Group(f"g{index}", size, part.prunable[index], tuple(members[index]))
             for index, size in enumerate(part.sizes)
         )
 
@@ -434,7 +429,7 @@ class _Row:
     """One layer while it is being costed."""
 
     __slots__ = (
-        "bytes", "conflicts", "fused_into", "fuses", "node", "notes", "reads", "writes",
+        "bytes", "conflicts", "free", "fused_into", "fuses", "node", "notes", "reads", "writes",
     )  # fmt: skip
 
     def __init__(self, node: Node) -> None:
@@ -444,6 +439,7 @@ class _Row:
         self.bytes = [0.0, 0.0, 0.0, 0.0]
         self.conflicts: list[IdArray] = []
         self.notes: list[str] = []
+        self.free = False
         self.fused_into: int | None = None
         self.fuses: list[int] = []
 

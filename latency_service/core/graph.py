@@ -272,39 +272,54 @@ def _is_graph(value: Any) -> bool:
 
 
 def graph_to_json(graph: LayerGraph) -> dict[str, Any]:
-    """The graph as JSON values; `graph_from_json` gives it back."""
+    """The graph as JSON values, keys sorted; `graph_from_json` gives it back."""
+    inputs = []
+    for tensor in graph.inputs:
+        item: dict[str, Any] = {"batch_axis": tensor.batch_axis}
+        if tensor.dtype is not None:
+            item["dtype"] = tensor.dtype
+        inputs.append(item | {"name": tensor.name, "shape": tensor.shape})
     document: dict[str, Any] = {
-        "inputs": [
-            _present(name=t.name, shape=t.shape, dtype=t.dtype) | {"batch_axis": t.batch_axis}
-            for t in graph.inputs
-        ],
+        "inputs": inputs,
         "layers": [_layer_to_json(layer) for layer in graph.layers],
-        "outputs": graph.outputs,
     }
-    return ({"name": graph.name} if graph.name else {}) | document
+    if graph.name:
+        document["name"] = graph.name
+    document["outputs"] = graph.outputs
+    return document
 
 
 def _layer_to_json(layer: Layer) -> dict[str, Any]:
-    row: dict[str, Any] = {
-        "name": layer.name,
-        "op": layer.op,
-        "inputs": layer.inputs,
-        "outputs": [_present(name=o.name, shape=o.shape, dtype=o.dtype) for o in layer.outputs],
-    }
+    row: dict[str, Any] = {}
     if layer.attributes:
         row["attributes"] = {
             key: graph_to_json(value) if isinstance(value, LayerGraph) else value
-            for key, value in layer.attributes.items()
+            for key, value in sorted(layer.attributes.items())
         }
+    row["inputs"] = layer.inputs
+    row["name"] = layer.name
+    row["op"] = layer.op
+    row["outputs"] = [_output_to_json(output) for output in layer.outputs]
     if layer.parameters is not None:
-        row["parameters"] = [
-            _present(role=p.role, shape=p.shape, dtype=p.dtype, id=p.id) for p in layer.parameters
-        ]
+        row["parameters"] = [_parameter_to_json(parameter) for parameter in layer.parameters]
     return row
 
 
-def _present(**fields: Any) -> dict[str, Any]:
-    return {key: value for key, value in fields.items() if value is not None}
+def _output_to_json(output: Output) -> dict[str, Any]:
+    item: dict[str, Any] = {} if output.dtype is None else {"dtype": output.dtype}
+    item["name"] = output.name
+    if output.shape is not None:
+        item["shape"] = output.shape
+    return item
+
+
+def _parameter_to_json(parameter: Parameter) -> dict[str, Any]:
+    item: dict[str, Any] = {} if parameter.dtype is None else {"dtype": parameter.dtype}
+    if parameter.id is not None:
+        item["id"] = parameter.id
+    item["role"] = parameter.role
+    item["shape"] = parameter.shape
+    return item
 
 
 def canonical_text(graph: LayerGraph) -> str:
@@ -314,7 +329,11 @@ def canonical_text(graph: LayerGraph) -> str:
     """
     document = graph_to_json(graph)
     document.pop("name", None)
-    return json.dumps(document, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+    return _ENCODER.encode(document)
+
+
+# graph_to_json sorts the keys; check_circular would only remember every container it passes
+_ENCODER = json.JSONEncoder(separators=(",", ":"), ensure_ascii=False, check_circular=False)
 
 
 def graph_id(text: str) -> str:

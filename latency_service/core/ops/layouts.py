@@ -311,12 +311,14 @@ def _blocks(source: Dims, target: Dims) -> Iterator[tuple[int, int, int, int]]:
 
 
 def moved(node: Node, tracker: Tracker) -> None:
-    """Record where channels sit before and after an operator whose settings name positions."""
-    for role, tensors in (("input", node.inputs), ("output", node.outputs)):
-        for tensor in tensors:
-            ids = None if tensor is None else tensor.ids
-            if ids is None:
-                continue
+    """Record where channels sit before and after an operator whose settings name positions.
+
+    The side with several tensors (the pieces of Concat, of Split) follows from the other one.
+    """
+    data = [tensor for tensor in node.inputs if tensor is not None and tensor.ids is not None]
+    for role, tensors in (("input", data), ("output", node.outputs)):
+        if len(tensors) == 1 and tensors[0].ids is not None:
+            ids = tensors[0].ids
             for axis, extent in enumerate(ids.shape):
                 if extent > 1 and extent == ids.size:
                     tracker.place(node, role, axis, ids)
