@@ -295,7 +295,7 @@ class _Builder:
             return row
         row.bytes = [read_rest + write_rest, read_rate, write_rate, 0.0]
         if node.parameters:
-            for place, amount in enumerate(_quadruple(traffic.kernels(node))):
+            for place, amount in enumerate(_row_of(traffic.kernels(node))):
                 row.bytes[place] += amount
         return row
 
@@ -362,25 +362,17 @@ class _Builder:
     def _assemble(self, rows: list[_Row], part: Partition) -> CostModel:
         nodes = self.network.nodes
         layers, groups = len(rows), len(part.sizes)
-        flops = np.zeros((layers, 4))
-        weights = np.zeros((layers, 4))
-        parameters = np.zeros((layers, 4))
-        read_times = np.zeros((layers, groups))
-        write_times = np.zeros((layers, groups))
-        for index, row in enumerate(rows):
+        nothing = [0.0, 0.0, 0.0, 0.0]
+        flops: list[list[float]] = []
+        weights: list[list[float]] = []
+        parameters: list[list[float]] = []
+        for row in rows:
             node = row.node
-            for group, times in row.reads:
-                read_times[index, group] += times
-            for group, times in row.writes:
-                write_times[index, group] += times
-            if node.flops is not ZERO:
-                flops[index] = _quadruple(node.flops)
-                if node.times != 1:
-                    flops[index] *= node.times
-            if node.weights is not ZERO and "weight" not in node.shared:
-                weights[index] = parameters[index] = _quadruple(node.weights)
-            if node.learned is not ZERO:
-                parameters[index] += _quadruple(node.learned)
+            flops.append(nothing if node.flops is ZERO else _row_of(node.flops * node.times))
+            own = node.weights is not ZERO and "weight" not in node.shared
+            weights.append(_row_of(node.weights) if own else nothing)
+            learned = node.learned if not own else node.learned + node.weights
+            parameters.append(nothing if learned is ZERO else _row_of(learned))
             self.assumptions += row.notes
         moved = np.array([row.bytes for row in rows]).reshape(layers, 4)
         return CostModel(
@@ -388,12 +380,12 @@ class _Builder:
             ops=tuple(node.layer.op for node in nodes),
             free=np.array([row.free for row in rows], dtype=bool),
             assumed=np.array([node.op.name == "unknown" for node in nodes], dtype=bool),
-            flops=flops,
+            flops=np.array(flops).reshape(layers, 4),
             bytes=moved,
-            weights=weights,
-            parameters=parameters,
-            read_times=read_times,
-            write_times=write_times,
+            weights=np.array(weights).reshape(layers, 4),
+            parameters=np.array(parameters).reshape(layers, 4),
+            read_times=_times([row.reads for row in rows], groups),
+            write_times=_times([row.writes for row in rows], groups),
             reads=tuple(row.reads for row in rows),
             writes=tuple(row.writes for row in rows),
             rate_dtype=tuple(_rate_dtype(node) for node in nodes),
@@ -444,8 +436,17 @@ class _Row:
         self.fuses: list[int] = []
 
 
-def _quadruple(form: BilinearForm) -> tuple[float, float, float, float]:
-    return (form.constant, form.per_in, form.per_out, form.per_pair)
+def _row_of(form: BilinearForm) -> list[float]:
+    return [form.constant, form.per_in, form.per_out, form.per_pair]
+
+
+def _times(held: list[Share], groups: int) -> FloatArray:
+    """(L, G) how often each layer holds each channel of each group."""
+    table = np.zeros((len(held), groups))
+    layers = [layer for layer, share in enumerate(held) for _ in share]
+    places = [group for share in held for group, _ in share]
+    np.add.at(table, (layers, places), [times for share in held for _, times in share])
+    return table
 
 
 def _proportional(first: Share, other: Share) -> bool:

@@ -39,6 +39,26 @@ def _bias(node: Node, tracker: Tracker, out: IdArray | None) -> None:
     node.learned = BilinearForm(per_out=1) if whole else BilinearForm(size)
 
 
+def _only_first(node: Node, tracker: Tracker, written: IdArray | None = None) -> None:
+    """What it reads beside the first input (an addend, a state, scales) is charged whole.
+
+    An addend has no place to go where an output channel is cut, so it freezes what is written.
+    """
+    for position, tensor in enumerate(node.inputs):
+        if position and tensor is not None:
+            tracker.freeze(tensor.ids)
+            node.in_ids[position] = None
+            if tensor.size > 1:
+                tracker.freeze(written)
+
+
+def _biases(node: Node) -> int:
+    """Numbers in all bias vectors, those that another layer counts left out."""
+    if "bias" in node.shared:
+        return 0
+    return sum(math.prod(p.shape) for p in node.parameters if p.role == "bias")
+
+
 def _fixed(node: Node, tracker: Tracker, multiply_adds: float) -> None:
     """Nothing prunable: every cost is a constant, all that is read is frozen."""
     tracker.opaque(node)
@@ -49,10 +69,9 @@ def _fixed(node: Node, tracker: Tracker, multiply_adds: float) -> None:
         if parameter.id is not None and parameter.role == "weight":
             tracker.learned(node, parameter, axes)
     node.flops = BilinearForm(FLOPS_PER_MULTIPLY_ADD * multiply_adds)
-    sizes = {p.role: math.prod(p.shape) for p in node.parameters}
-    kernels = [size for role, size in sizes.items() if role in ("weight", "recurrence")]
-    node.weights = BilinearForm(sum(kernels))
-    node.learned = BilinearForm(sizes.get("bias", 0))
+    kernels = [p for p in node.parameters if p.role in ("weight", "recurrence")]
+    node.weights = BilinearForm(sum(math.prod(p.shape) for p in kernels))
+    node.learned = BilinearForm(_biases(node))
 
 
 def conv(node: Node, tracker: Tracker) -> None:
@@ -84,6 +103,7 @@ def conv(node: Node, tracker: Tracker) -> None:
         axes = {0: written}
     tracker.learned(node, node.parameter("weight"), axes)
     _bias(node, tracker, written)
+    _only_first(node, tracker, written)
 
 
 def _tie_conv_groups(tracker: Tracker, group: int, read: IdArray, written: IdArray) -> None:
@@ -118,6 +138,7 @@ def conv_transpose(node: Node, tracker: Tracker) -> None:
         axes = {0: read}
     tracker.learned(node, node.parameter("weight"), axes)
     _bias(node, tracker, written)
+    _only_first(node, tracker, written)
 
 
 def dense(
@@ -150,6 +171,7 @@ def dense(
             tracker.freeze(frozen)
         tracker.learned(node, weight, fixed)
         _bias(node, tracker, None)
+        _only_first(node, tracker, kept)
         return
     read = tracker.along(node, 0, read_axis)
     written = tracker.new(features_out, len(out.shape), write_axis)
@@ -158,6 +180,7 @@ def dense(
     node.weights = BilinearForm(per_pair=1)
     tracker.learned(node, weight, {in_axis: read, out_axis: written})
     _bias(node, tracker, written)
+    _only_first(node, tracker, written)
 
 
 def gemm(node: Node, tracker: Tracker) -> None:
@@ -279,16 +302,14 @@ def recurrent(gates: int) -> Callable[[Node, Tracker], None]:
             directions = node.input(1).shape[0]
             _fixed(node, tracker, steps * directions * gates * hidden * (features + hidden))
             return
-        for tensor in node.inputs[1:]:
-            tracker.freeze(None if tensor is None else tensor.ids)
+        _only_first(node, tracker)
         directions, hidden = recurrence.shape[0], recurrence.shape[2]
         read = tracker.along(node, 0, 2)
         units = directions * gates * hidden
         node.weights = BilinearForm(constant=units * hidden, per_in=units)
         node.flops = node.weights * (FLOPS_PER_MULTIPLY_ADD * steps)
         tracker.learned(node, weight, {2: read})
-        bias = node.parameter("bias")
-        node.learned = BilinearForm(math.prod(bias.shape) if bias else 0)
+        node.learned = BilinearForm(_biases(node))
 
     return rule
 

@@ -58,14 +58,16 @@ def gemm(node: Node) -> Parameters:
     """One matrix (O, I), no bias."""
     if len(node.inputs) > 1:
         return ()
-    return (Parameter("weight", (_written(node, -1), node.x.shape[-1])),)
+    features = node.x.shape[0 if node.integer("transA", 0) else -1]
+    return (Parameter("weight", (_written(node, -1), features)),)
 
 
 def matmul(node: Node) -> Parameters:
     """One matrix (I, O), where there is a single activation."""
     if len(node.inputs) > 1:
         return ()
-    return (Parameter("weight", (node.x.shape[-1], _written(node, -1))),)
+    shape = (node.x.shape[-1], _written(node, -1))
+    return (Parameter("weight", shape[::-1] if node.integer("transB", 0) else shape),)
 
 
 def batch_norm(node: Node) -> Parameters:
