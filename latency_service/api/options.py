@@ -14,6 +14,7 @@ from starlette.datastructures import QueryParams
 from latency_service.core.bind import Binding
 from latency_service.core.costs import Pruning
 from latency_service.core.errors import GraphError, Problem
+from latency_service.core.graph import LayerGraph
 from latency_service.usecases import Request
 
 Size = Annotated[int, Field(gt=0, lt=2**31, strict=True)]
@@ -80,11 +81,11 @@ class Options(BaseModel):
         """What they say about channels."""
         return Pruning(tuple(self.force_group), tuple(self.exclude), self.freeze_outputs)
 
-    def request(self, device: str, graph_id: str) -> Request:
+    def request(self, device: str, graph: LayerGraph | str) -> Request:
         """The use case's request."""
         return Request(
             device=device,
-            graph_id=graph_id,
+            graph=graph,
             binding=self.binding(),
             pruning=self.pruning(),
             math=self.math,

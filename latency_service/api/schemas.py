@@ -9,9 +9,9 @@ import typing_extensions
 from pydantic import BaseModel, ConfigDict, Field
 
 from latency_service.api.options import Count, Options
-from latency_service.ingest.layer_graph import LayerGraphIn
-from latency_service.usecases import coefficients as domain
-from latency_service.usecases import devices, scores
+from latency_service.ingest.layer_graph import LayerGraphJson
+from latency_service.usecases import devices
+from latency_service.usecases.coefficients import Coefficients, DeviceUsed
 
 
 def documented(kind: Any, seen: dict[Any, Any] | None = None) -> Any:
@@ -40,8 +40,8 @@ def documented(kind: Any, seen: dict[Any, Any] | None = None) -> Any:
 
 
 _seen: dict[Any, Any] = {}
-CoefficientsOut: Any = documented(domain.Coefficients, _seen)
-DeviceUsedOut: Any = documented(domain.DeviceUsed, _seen)
+CoefficientsOut: Any = documented(Coefficients, _seen)
+DeviceUsedOut: Any = documented(DeviceUsed, _seen)
 DeviceListOut: Any = documented(devices.DeviceList, _seen)
 DeviceOut: Any = documented(devices.DeviceDocument, _seen)
 HistoryOut: Any = documented(devices.History, _seen)
@@ -52,7 +52,7 @@ class CoefficientsIn(Options):
     """A graph, or the id of one, on a device."""
 
     device: str = Field(description="name or alias", examples=["v100"], max_length=200)
-    graph: LayerGraphIn | None = Field(default=None, description="a layer graph")
+    graph: LayerGraphJson | None = Field(default=None, description="a layer graph")
     graph_id: str | None = Field(default=None, description="of a stored graph")
 
 
@@ -60,7 +60,7 @@ class ScoresIn(Options):
     """Sub-networks of a graph on several devices."""
 
     devices: list[str] = Field(min_length=1, max_length=200, examples=[["v100", "p100"]])
-    graph: LayerGraphIn | None = Field(default=None, description="a layer graph")
+    graph: LayerGraphJson | None = Field(default=None, description="a layer graph")
     graph_id: str | None = Field(default=None, description="of a stored graph")
     groups: list[str] = Field(description="the columns of `alive`", examples=[["g1", "g4"]])
     alive: list[list[Count]] = Field(
@@ -107,6 +107,3 @@ class SamplesOut(BaseModel):
     model_config = ConfigDict(extra="allow")
 
     samples: list[dict[str, Any]]
-
-
-QUANTITIES = scores.QUANTITIES

@@ -220,19 +220,26 @@ def partition(tracker: Tracker, arrays: list[IdArray]) -> Partition:
         frozen[unit_of[ids.reshape(-1)]] = True
     # frozen units stay apart from those that may die
     signature[frozen] ^= np.uint64(scramble(1 << 40))
-    _, first, group_of_unit = np.unique(signature, return_index=True, return_inverse=True)
+    # units come in runs of one signature: a few hundred runs stand for tens of thousands of units
+    starts = np.concatenate([[0], np.flatnonzero(signature[1:] != signature[:-1]) + 1])[:units]
+    lengths = np.diff(starts, append=units)
+    _, first, group_of_run = np.unique(signature[starts], return_index=True, return_inverse=True)
     # ids that no array holds were given up on the way; they come last and are nobody's
-    order = np.lexsort((first, unseen[first]))
+    order = np.lexsort((first, unseen[starts[first]]))
     rank = np.empty_like(order)
     rank[order] = np.arange(order.size)
-    group_of_unit = rank[group_of_unit.reshape(-1)]
-    sizes = np.bincount(group_of_unit, minlength=order.size)
-    by_group = np.argsort(group_of_unit, kind="stable")
-    starts = np.concatenate([[0], np.cumsum(sizes)[:-1]]) if sizes.size else sizes
-    index_of_unit = np.empty(units, dtype=np.int64)
-    index_of_unit[by_group] = np.arange(units) - np.repeat(starts, sizes)
-    prunable = ~(frozen | unseen)[first[order]]
-    seen = int((~unseen[first]).sum())
+    group_of_run = rank[group_of_run.reshape(-1)]
+    by_group = np.argsort(group_of_run, kind="stable")
+    before = np.cumsum(lengths[by_group]) - lengths[by_group]
+    opens = np.searchsorted(group_of_run[by_group], np.arange(order.size))
+    offset = np.empty_like(starts)
+    offset[by_group] = before - before[opens][group_of_run[by_group]]
+    index_of_unit = np.arange(units) + np.repeat(offset - starts, lengths)
+    group_of_unit = np.repeat(group_of_run, lengths)
+    sizes = np.bincount(group_of_run, weights=lengths, minlength=order.size)
+    holder = starts[first[order]]
+    prunable = ~(frozen | unseen)[holder]
+    seen = int((~unseen[holder]).sum())
     return Partition(
         group_of_unit[unit_of],
         index_of_unit[unit_of],
@@ -276,11 +283,13 @@ def runs(part: Partition, ids: IdArray) -> tuple[Run, ...]:
     groups = part.group_of[ids]
     found: list[Run] = []
     first = int(groups[0])
-    if groups.size == part.sizes[first] and (groups == first).all():
+    if first < len(part.sizes) and groups.size == part.sizes[first] and (groups == first).all():
         channels = part.index_of[ids]
         if (channels[1:] > channels[:-1]).all():
             return (Run(first, 0, 1, 1),)
     for group in (first,) if (groups == first).all() else dict.fromkeys(groups.tolist()):
+        if group >= len(part.sizes):
+            continue  # ids that no tensor holds are nobody's
         positions = np.nonzero(groups == group)[0]
         channels = part.index_of[ids[positions]]
         found.extend(_runs_of_group(group, positions, channels, part.sizes[group]))

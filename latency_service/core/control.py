@@ -140,10 +140,15 @@ def _scan(binder: Binder, layer: Layer, inputs: list[Tensor | None], prefix: str
         del shape[axis]
         feeds.append(Tensor(tensor.name, tuple(shape), tensor.dtype))
     nodes, results = _run(binder, body, f"{name}/body/", feeds, times=trips)
-    scans = [
-        None if t is None else Tensor(t.name, (trips, *t.shape), t.dtype)
-        for t in results[len(states) :]
-    ]
+    scans: list[Tensor | None] = []
+    places = layer.attributes.get("scan_output_axes") or [0] * (len(results) - len(states))
+    for result, place in zip(results[len(states) :], places, strict=True):
+        if result is None:
+            scans.append(None)
+            continue
+        stacked = list(result.shape)
+        stacked.insert(place if place >= 0 else len(stacked) + 1 + place, trips)
+        scans.append(Tensor(result.name, tuple(stacked), result.dtype))
     return _with_captures(
         binder, layer, inputs, nodes, [*results[: len(states)], *scans], prefix
     )

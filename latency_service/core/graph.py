@@ -109,6 +109,15 @@ class LayerGraph:
         return {dim for tensor in self.inputs for dim in tensor.shape if isinstance(dim, str)}
 
     @property
+    def is_complete(self) -> bool:
+        """Whether every output states its shape."""
+        return all(
+            output.shape is not None or not output.name
+            for layer in self.layers
+            for output in layer.outputs
+        )
+
+    @property
     def layer_count(self) -> int:
         """Layers, those of inner graphs included."""
         return len(self.layers) + sum(

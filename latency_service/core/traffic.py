@@ -13,6 +13,7 @@ from latency_service.core.forms import BilinearForm
 from latency_service.core.graph import Parameter
 from latency_service.core.node import IdArray, Node
 from latency_service.core.ops import Traffic
+from latency_service.core.ops.layouts import follows
 from latency_service.core.units import BYTES_PER_ELEMENT
 
 KERNELS = frozenset({"weight", "recurrence"})
@@ -72,21 +73,11 @@ def kernels(node: Node) -> BilinearForm:
         if size == max(parameter.shape, default=1):
             continue
         total = size * parameter_bytes(node, parameter)
-        if ids is not None and size % ids.size == 0 and _follows(parameter, ids):
+        if ids is not None and follows(parameter.shape, ids):
             per_out += total / ids.size
         else:
             constant += total
     return BilinearForm(constant=constant, per_out=per_out)
-
-
-def _follows(parameter: Parameter, ids: IdArray) -> bool:
-    """Whether a learned operand has an axis of its own for every channel axis."""
-    offset = ids.ndim - len(parameter.shape)
-    return all(
-        axis >= offset and parameter.shape[axis - offset] == extent
-        for axis, extent in enumerate(ids.shape)
-        if extent > 1
-    )
 
 
 def standalone(nodes: list[Node]) -> None:

@@ -10,6 +10,7 @@ import onnx
 
 from latency_service.core.errors import ModelFileError
 from latency_service.ingest.constants import Constant, as_setting, dtype_name, from_tensor
+from latency_service.ingest.text import check_text
 
 _A = onnx.AttributeProto
 
@@ -17,6 +18,14 @@ _A = onnx.AttributeProto
 _LONGEST = 4096
 
 _IGNORED = frozenset({"consumed_inputs", "doc_string"})
+
+# Operators with a dtype among their attributes, as ONNX's code.
+CODED_DTYPES = frozenset(
+    {
+        "Cast", "QuantizeLinear", "EyeLike", "RandomNormal", "RandomUniform", "RandomNormalLike",
+        "RandomUniformLike",
+    }
+)  # fmt: skip
 
 # Operators whose `axis` meant 1 before it meant -1.
 _SOFTMAX = frozenset({"Softmax", "LogSoftmax", "Hardmax"})
@@ -28,6 +37,7 @@ def read_attributes(
     """The attributes that can matter for costs; others are left out.
 
     Args:
+        node: any node.
         inner: reads a graph that stands in an attribute of the given name.
     """
     found: dict[str, Any] = {}
@@ -37,7 +47,7 @@ def read_attributes(
         if kind == _A.INT:
             value = attribute.i
         elif kind == _A.INTS:
-            value = list(attribute.ints)
+            value = attribute.ints[:]
         elif kind == _A.FLOAT:
             value = _float(attribute.f)
         elif kind == _A.FLOATS:
@@ -59,6 +69,7 @@ def read_attributes(
         if isinstance(value, list) and (len(value) > _LONGEST or None in value):
             continue
         found[name] = value
+    check_text(found)
     return found
 
 
@@ -120,7 +131,7 @@ def modernise(op: str, attributes: dict[str, Any], opset: int) -> None:
         attributes["scales"] = [
             1.0, 1.0, attributes.pop("height_scale"), attributes.pop("width_scale", 1.0),
         ]  # fmt: skip
-    elif op in ("Cast", "QuantizeLinear", "ConstantOfShape", "EyeLike") or op.startswith("Random"):
+    elif op in CODED_DTYPES:
         for key in ("to", "output_dtype", "dtype"):
             code = attributes.get(key)
             if code == 0:
@@ -134,13 +145,6 @@ def modernise(op: str, attributes: dict[str, Any], opset: int) -> None:
 _OLD_NAMES = {"FLOAT": "float32", "DOUBLE": "float64"}
 
 
-def operand_names(op: str, names: tuple[str, ...], opset: int, scalars: bool) -> tuple[str, ...]:
-    """ONNX's names of an operator's inputs in the opset of the model.
-
-    Args:
-        names: those of today.
-        scalars: whether the node has the two inputs of the first Resize.
-    """
-    if op == "Resize" and opset < 11 and scalars:
-        return ("X", "scales")
-    return names
+def operand_names(op: str, names: tuple[str, ...], opset: int) -> tuple[str, ...]:
+    """ONNX's names of an operator's inputs in the model's opset, from those of today."""
+    return ("X", "scales") if op == "Resize" and opset < 11 else names

@@ -148,7 +148,9 @@ def fold(
     """What an operator makes of constants; None where its shapes do not follow from theirs.
 
     Args:
+        op: the operator.
         layer: with all operands as inputs.
+        operands: the layer's inputs; None where one is left out.
         cast_to: the dtype of its outputs where that is not the rule's.
     """
     tensors = [
@@ -171,7 +173,8 @@ def fold(
                 tensor.shape,
                 tensor.dtype,
                 view.stored if view else tensor.dtype,
-                all(c is None or c.initializer for c in operands) or bool(view and view.initializer),
+                all(c is None or c.initializer for c in operands)
+                or bool(view and view.initializer),
                 _later(op, node, operands, index, tensor.dtype),
             )
         )

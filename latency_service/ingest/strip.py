@@ -58,6 +58,10 @@ def strip_weights(data: bytes, limit_bytes: int = PAYLOAD_LIMIT_BYTES) -> bytes:
 
     Their names, dimensions and dtypes stay. Takes time by the number of nodes, not of weights.
 
+    Args:
+        data: an ONNX file.
+        limit_bytes: above which a tensor loses its elements.
+
     Raises:
         ModelFileError: if the bytes end early or are no protobuf message, saying where.
     """
@@ -113,20 +117,19 @@ class _Walk:
                 name = ways[number][0] if number in ways else f"field {number}"
                 missing = f"{name} ends {position - end} bytes after what holds it"
                 raise _malformed(path, begin, missing)
+            replacement: list[memoryview | bytes] = []
             if tensor:
                 if number not in _PAYLOADS:
                     continue
-                replacement: list[memoryview | bytes] | None = []
             elif number in ways and wire == _BYTES:
                 name, child = ways[number]
                 place = counts[number] = counts.get(number, -1) + 1
                 if position - body <= limit:
                     continue
-                replacement = self.message(child, body, position, (*path, f"{name}[{place}]"))
-                if replacement is None:
+                inside = self.message(child, body, position, (*path, f"{name}[{place}]"))
+                if inside is None:
                     continue
-                size = sum(map(len, replacement))
-                replacement = [_key(key), _key(size), *replacement]
+                replacement = [_key(key), _key(sum(map(len, inside))), *inside]
             else:
                 continue
             if pieces is None:

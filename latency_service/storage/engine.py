@@ -25,6 +25,7 @@ SETTING = "LATENCY_SERVICE_DATABASE_URL"
 _SQLITE_BUSY_S = 20
 _POSTGRES_CONNECT_S = 10
 _IMMEDIATE = "latency_service_immediate"
+_UNDEFINED_TABLE = "42P01"  # PostgreSQL's code
 _SECRET_PARAMETERS = {"password", "sslpassword"}
 
 # Keys of PostgreSQL advisory locks: any numbers, so long as nobody else uses them.
@@ -67,6 +68,7 @@ def reading(engine: Engine, *, snapshot: bool = False) -> Iterator[Connection]:
     """A connection that only reads, and takes no lock that a writer would wait for.
 
     Args:
+        engine: from `make_engine`.
         snapshot: whether all its statements see one state of the database (on SQLite always).
 
     Raises:
@@ -85,6 +87,7 @@ def writing(engine: Engine, *, lock: int | None = None) -> Iterator[Connection]:
     On SQLite it waits for its turn: there is one writer at a time.
 
     Args:
+        engine: from `make_engine`.
         lock: on PostgreSQL, let only one transaction with this number run at a time.
 
     Raises:
@@ -93,9 +96,18 @@ def writing(engine: Engine, *, lock: int | None = None) -> Iterator[Connection]:
     with _errors_explained(engine), engine.connect() as connection:
         connection = connection.execution_options(**{_IMMEDIATE: True})
         with connection.begin():
-            if lock is not None and engine.dialect.name == "postgresql":
-                connection.execute(select(func.pg_advisory_xact_lock(lock)))
+            if lock is not None:
+                lock_for_all(connection, lock)
             yield connection
+
+
+def lock_for_all(connection: Connection, lock: int) -> None:
+    """Wait until no other transaction holds this lock, then hold it to the end of this one.
+
+    On SQLite a transaction that writes is the only one anyway.
+    """
+    if connection.dialect.name == "postgresql":
+        connection.execute(select(func.pg_advisory_xact_lock(lock)))
 
 
 def shown(url: URL) -> str:
@@ -115,11 +127,12 @@ def _errors_explained(engine: Engine) -> Iterator[None]:
     except (exc.IntegrityError, exc.DataError):
         raise
     except (exc.DBAPIError, exc.TimeoutError) as error:
-        reason = str(error.orig if isinstance(error, exc.DBAPIError) else error).strip()
-        if "no such table" in reason or getattr(error.orig, "sqlstate", None) == "42P01":
+        cause = error.orig if isinstance(error, exc.DBAPIError) else error
+        reason = str(cause).strip()
+        if "no such table" in reason or getattr(cause, "sqlstate", None) == _UNDEFINED_TABLE:
             raise DatabaseError(
                 f"database {shown(engine.url)} has not got the tables of this release: {reason}. "
-                "Run: latency-service migrate"
+                "Run: latency-service database upgrade"
             ) from error
         raise DatabaseError(
             f"database {shown(engine.url)} cannot be used: {reason}. Check that it is there, "

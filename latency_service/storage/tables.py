@@ -39,7 +39,7 @@ class UtcDateTime(TypeDecorator[datetime]):
     cache_ok = True
 
     def process_bind_param(self, value: datetime | None, dialect: Dialect) -> datetime | None:
-        """Refuse nothing, convert to UTC: SQLite drops the zone."""
+        """Convert to UTC: SQLite drops the zone."""
         return None if value is None else value.astimezone(UTC)
 
     def process_result_value(self, value: datetime | None, dialect: Dialect) -> datetime | None:
@@ -83,6 +83,8 @@ revisions = Table(
     Column("digest", String, nullable=False),
     Column("origin", String, nullable=False),
     Column("created_at", UtcDateTime, nullable=False),
+    # JSONB keeps a number's value, not its spelling: a float of 1e16 or more reads back as an
+    # integer and -0.0 as 0.0, so the digest that counts is the stored one.
     Column("profile", JSON().with_variant(JSONB(), "postgresql"), nullable=False),
     UniqueConstraint("device", "revision"),
     UniqueConstraint("device", "runtime", "digest"),

@@ -1,6 +1,11 @@
 """What the product does, as plain functions over a workbench."""
 
-from latency_service.usecases.coefficients import Request, coefficients, graph_from, stored_graph
+from latency_service.usecases.coefficients import (
+    Request,
+    coefficients,
+    store_graph,
+    stored_graph,
+)
 from latency_service.usecases.scores import ScoreRequest, scores
 from latency_service.usecases.workbench import Workbench, open_workbench
 
@@ -9,8 +14,8 @@ __all__ = [
     "ScoreRequest",
     "Workbench",
     "coefficients",
-    "graph_from",
     "open_workbench",
     "scores",
+    "store_graph",
     "stored_graph",
 ]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Hashable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, TypedDict
+from typing import TypedDict
 
 from latency_service.core.answer import Costs, costs_on
 from latency_service.core.bind import Binding, resolve
@@ -13,7 +13,7 @@ from latency_service.core.costs import CostModel, Pruning, cost_model
 from latency_service.core.errors import GraphTooLargeError, OptionError
 from latency_service.core.graph import LayerGraph, canonical_text, graph_from_json, graph_id
 from latency_service.core.profile import FusionRules, Profile, Revision
-from latency_service.core.roofline import LatencyModel, latency_model
+from latency_service.core.roofline import latency_model
 from latency_service.core.scoring import structure
 from latency_service.usecases.workbench import Workbench
 
@@ -23,10 +23,14 @@ FUSIONS = ("none", "runtime")
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """What is asked about a stored graph; docs/api.md describes each option."""
+    """What is asked about a graph; docs/api.md describes each option.
+
+    Attributes:
+        graph: a graph that came with the request, or the id of a stored one.
+    """
 
     device: str
-    graph_id: str
+    graph: LayerGraph | str
     binding: Binding = field(default_factory=Binding)
     pruning: Pruning = field(default_factory=Pruning)
     math: str | None = None
@@ -61,8 +65,21 @@ class Coefficients(Costs):
     fusion: str
 
 
-def graph_from(bench: Workbench, graph: LayerGraph) -> tuple[str, bool]:
-    """Store a graph under its address.
+@dataclass(frozen=True, slots=True)
+class Addressed:
+    """A graph and its address.
+
+    Attributes:
+        text: its canonical text, to be stored; None: it came from the store.
+    """
+
+    graph_id: str
+    graph: LayerGraph
+    text: str | None = None
+
+
+def store_graph(bench: Workbench, graph: LayerGraph) -> tuple[str, bool]:
+    """Check a graph and store it under its address.
 
     Returns:
         Its id, and whether it is new.
@@ -71,18 +88,39 @@ def graph_from(bench: Workbench, graph: LayerGraph) -> tuple[str, bool]:
         GraphTooLargeError: if it has more layers than this installation accepts.
         GraphError: if a stated shape contradicts its operators.
     """
+    found = address(bench, graph, Binding(batch_size=1))
+    return found.graph_id, keep(bench, found)
+
+
+def address(bench: Workbench, source: LayerGraph | str, binding: Binding) -> Addressed:
+    """The graph that a request is about, with its address; nothing is stored yet.
+
+    Raises:
+        UnknownGraphError: if it is named by an id that is not stored, or no longer.
+        GraphTooLargeError, GraphError: as `store_graph`.
+    """
+    if isinstance(source, str):
+        return Addressed(source, stored_graph(bench, source))
     most = bench.settings.max_layers
-    if graph.layer_count > most:
+    if source.layer_count > most:
         raise GraphTooLargeError(
-            f"the graph has {graph.layer_count} layers; this installation accepts {most} "
+            f"the graph has {source.layer_count} layers; this installation accepts {most} "
             "(LATENCY_SERVICE_MAX_LAYERS)"
         )
-    resolved = resolve(graph)
-    text = canonical_text(resolved)
-    address = graph_id(text)
-    created = bench.graphs.put(address, text, graph.layer_count)
-    bench.parsed.put(address, resolved)
-    return address, created
+    # a graph that states every shape, at its own size, is checked where it is bound
+    as_it_is = binding.batch_size is None and not binding.shapes
+    if not (as_it_is and source.is_complete):
+        source = resolve(source)
+    text = canonical_text(source)
+    return Addressed(graph_id(text), source, text)
+
+
+def keep(bench: Workbench, found: Addressed) -> bool:
+    """Store a graph that came with a request; tells whether it is new."""
+    if found.text is None:
+        return False
+    bench.parsed.put(found.graph_id, found.graph)
+    return bench.graphs.put(found.graph_id, found.text, found.graph.layer_count)
 
 
 def stored_graph(bench: Workbench, address: str) -> LayerGraph:
@@ -99,37 +137,28 @@ def stored_graph(bench: Workbench, address: str) -> LayerGraph:
 
 
 def coefficients(bench: Workbench, request: Request) -> Coefficients:
-    """Every layer's costs on a device, the channel groups, and the totals."""
+    """Every layer's costs on a device, the channel groups, and the totals.
+
+    A graph that came with the request is stored once everything about it has proved right.
+    """
     revision = find_revision(bench, request.device, request.runtime, request.revision)
     kind, fusion = choose(revision.profile, request.model, request.fusion)
-    graph = stored_graph(bench, request.graph_id)
+    found = address(bench, request.graph, request.binding)
     rules = revision.profile.fusion if fusion == "runtime" else None
-    costs = costed(bench, request.graph_id, graph, request.binding, request.pruning, rules)
+    costs = costed(bench, found, request.binding, request.pruning, rules)
     model = latency_model(costs, revision.profile, request.math)
-    return {
-        **_header(bench, request, revision, costs, model, kind, fusion),
-        **costs_on(model, structure(costs, request.alive)),
-    }
-
-
-def _header(
-    bench: Workbench,
-    request: Request,
-    revision: Revision,
-    costs: CostModel,
-    model: LatencyModel,
-    kind: str,
-    fusion: str,
-) -> Any:
-    return {
+    answer: Coefficients = {
         "device": device_used(bench, request.device, revision),
-        "graph_id": request.graph_id,
+        "graph_id": found.graph_id,
         "batch_size": costs.batch_size,
         "dtype": costs.dtype,
         "math": model.math,
         "model": kind,
         "fusion": fusion,
+        **costs_on(model, structure(costs, request.alive)),
     }
+    keep(bench, found)
+    return answer
 
 
 def device_used(bench: Workbench, requested: str, revision: Revision) -> DeviceUsed:
@@ -193,18 +222,17 @@ def choose(profile: Profile, model: str | None, fusion: str | None) -> tuple[str
 
 def costed(
     bench: Workbench,
-    address: str,
-    graph: LayerGraph,
+    found: Addressed,
     binding: Binding,
     pruning: Pruning,
     fusion: FusionRules | None,
 ) -> CostModel:
     """The cost model of a graph, remembered per binding."""
-    key: Hashable = (address, _frozen(binding), pruning, fusion)
-    found = bench.costed.get(key)
-    if found is None:
-        found = bench.costed.put(key, cost_model(graph, binding, pruning, fusion))
-    return found
+    key: Hashable = (found.graph_id, _frozen(binding), pruning, fusion)
+    costs = bench.costed.get(key)
+    if costs is None:
+        costs = bench.costed.put(key, cost_model(found.graph, binding, pruning, fusion))
+    return costs
 
 
 def _frozen(binding: Binding) -> Hashable:

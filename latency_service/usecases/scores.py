@@ -12,14 +12,16 @@ from latency_service.core import scoring
 from latency_service.core.bind import Binding
 from latency_service.core.costs import FloatArray, Pruning
 from latency_service.core.errors import GraphTooLargeError, OptionError
+from latency_service.core.graph import LayerGraph
 from latency_service.core.roofline import LatencyModel, latency_model
 from latency_service.usecases.coefficients import (
     DeviceUsed,
+    address,
     choose,
     costed,
     device_used,
     find_revision,
-    stored_graph,
+    keep,
 )
 from latency_service.usecases.workbench import Workbench
 
@@ -28,16 +30,17 @@ QUANTITIES = ("latency_s", "flops", "weights", "parameters")
 
 @dataclass(frozen=True, slots=True)
 class ScoreRequest:
-    """Sub-networks of a stored graph.
+    """Sub-networks of a graph.
 
     Attributes:
+        graph: a graph that came with the request, or the id of a stored one.
         groups: the channel groups that the columns of `alive` are about.
         alive: (N, K) live channels.
         quantities: which of QUANTITIES to compute.
     """
 
     devices: Sequence[str]
-    graph_id: str
+    graph: LayerGraph | str
     groups: Sequence[str]
     alive: FloatArray
     binding: Binding = field(default_factory=Binding)
@@ -78,19 +81,19 @@ def scores(bench: Workbench, request: ScoreRequest) -> Scores:
         raise OptionError("devices names no device")
     if request.revision is not None and len(request.devices) > 1:
         raise OptionError("revision pins one device's profile; name one device with it")
-    graph = stored_graph(bench, request.graph_id)
+    graph = address(bench, request.graph, request.binding)
     models: list[LatencyModel] = []
     used: list[DeviceUsed] = []
     for device in request.devices:
         revision = find_revision(bench, device, request.runtime, request.revision)
         _, fusion = choose(revision.profile, request.model, request.fusion)
         rules = revision.profile.fusion if fusion == "runtime" else None
-        costs = costed(bench, request.graph_id, graph, request.binding, request.pruning, rules)
+        costs = costed(bench, graph, request.binding, request.pruning, rules)
         models.append(latency_model(costs, revision.profile, request.math))
         used.append(device_used(bench, device, revision))
     costs = models[0].costs
     counts = scoring.structures(costs, request.groups, np.asarray(request.alive, dtype=np.float64))
-    found: Scores = {"devices": used, "graph_id": request.graph_id}
+    found: Scores = {"devices": used, "graph_id": graph.graph_id}
     if "latency_s" in request.quantities:
         found["latency_s"] = scoring.latencies_s(models, counts)
     if "flops" in request.quantities:
@@ -99,4 +102,5 @@ def scores(bench: Workbench, request: ScoreRequest) -> Scores:
         found["weights"] = scoring.totals(costs, costs.weights, counts)
     if "parameters" in request.quantities:
         found["parameters"] = scoring.totals(costs, costs.parameters, counts)
+    keep(bench, graph)
     return found

@@ -8,6 +8,7 @@ from typing import Any
 import orjson
 from fastapi import APIRouter, Depends, Request
 from starlette.concurrency import run_in_threadpool
+from starlette.datastructures import QueryParams
 from starlette.responses import Response
 
 from latency_service.api import bodies
@@ -20,7 +21,7 @@ from latency_service.core.graph import LayerGraph
 from latency_service.ingest import read_network
 from latency_service.ingest.layer_graph import parse_layer_graph
 from latency_service.usecases import Request as CoefficientsRequest
-from latency_service.usecases import Workbench, coefficients, graph_from
+from latency_service.usecases import Workbench, coefficients
 
 router = APIRouter(tags=["coefficients"], dependencies=[Depends(may_read)])
 
@@ -72,7 +73,7 @@ async def post_coefficients(request: Request, bench: Bench) -> Response:
     key = seal.digest()
     known = bench.answers.get(key)
     if known is None:
-        known = await run_in_threadpool(_answer, bench, kind, body, request)
+        known = await run_in_threadpool(answer, bench, kind, body, request.query_params)
         bench.answers.put(key, known)
     return Response(known, media_type=bodies.JSON)
 
@@ -86,20 +87,20 @@ async def read_body(request: Request, bench: Workbench, kind: str) -> bytes:
     return await bodies.read(request, most, setting)
 
 
-def _answer(bench: Workbench, kind: str, body: bytes, request: Request) -> bytes:
+def answer(bench: Workbench, kind: str, body: bytes, query: QueryParams) -> bytes:
+    """From the bytes of a request to the bytes of its answer."""
     if kind == bodies.OCTETS:
-        query = from_query(request.query_params)
-        wanted = _device(query)
-        options = validated(Options, query)
-        graph_id, _ = graph_from(bench, read_network(body))
+        document = from_query(query)
+        wanted = _device(document)
+        options = validated(Options, document)
+        graph: LayerGraph | str = read_network(body)
     else:
         document = bodies.decode(body)
-        graph = document.pop("graph", None)
+        sent, named = document.pop("graph", None), document.pop("graph_id", None)
         wanted = _device(document)
-        named = document.pop("graph_id", None)
         options = validated(Options, document)
-        graph_id = store_or_named(bench, graph, named)
-    return encode(bench, options.request(wanted, graph_id))
+        graph = sent_or_named(sent, named)
+    return encode(bench, options.request(wanted, graph))
 
 
 def _device(document: dict[str, Any]) -> str:
@@ -111,21 +112,21 @@ def _device(document: dict[str, Any]) -> str:
     return device
 
 
-def store_or_named(bench: Workbench, graph: Any, graph_id: Any) -> str:
-    """The id of the graph in a request: of the one it sends, or the one it names.
+def sent_or_named(sent: Any, named: Any) -> LayerGraph | str:
+    """The graph in a request, or the id of the one it names.
 
     Raises:
         GraphError: unless it is exactly one of the two.
     """
-    if (graph is None) == (graph_id is None):
+    if (sent is None) == (named is None):
         raise errors.GraphError(
             errors.Problem(None, "graph", "send either a graph or the graph_id of a stored one")
         )
-    if graph_id is not None:
-        if not isinstance(graph_id, str):
-            raise errors.GraphError(errors.Problem(None, "graph_id", "must be a text"))
-        return graph_id
-    return graph_from(bench, parsed(graph))[0]
+    if named is None:
+        return parsed(sent)
+    if not isinstance(named, str):
+        raise errors.GraphError(errors.Problem(None, "graph_id", "must be a text"))
+    return named
 
 
 def parsed(graph: Any) -> LayerGraph:

@@ -15,15 +15,15 @@ from latency_service.api.schemas import GraphOut
 from latency_service.core import errors
 from latency_service.core.graph import graph_to_json
 from latency_service.ingest import read_network
-from latency_service.ingest.layer_graph import LayerGraphIn
-from latency_service.usecases import Workbench, graph_from, stored_graph
+from latency_service.ingest.layer_graph import LayerGraphJson
+from latency_service.usecases import Workbench, store_graph, stored_graph
 
 router = APIRouter(prefix="/graphs", tags=["graphs"], dependencies=[Depends(may_read)])
 
 _BODY = {
     "required": True,
     "content": {
-        bodies.JSON: {"schema": {"$ref": "#/components/schemas/LayerGraphIn"}},
+        bodies.JSON: {"schema": {"$ref": "#/components/schemas/LayerGraphJson"}},
         bodies.OCTETS: {"schema": {"type": "string", "format": "binary"}},
     },
 }
@@ -57,7 +57,7 @@ async def post_graph(request: Request, bench: Bench) -> Response:
 
 def _store(bench: Workbench, kind: str, body: bytes) -> Response:
     graph = read_network(body) if kind == bodies.OCTETS else parsed(bodies.decode(body))
-    graph_id, created = graph_from(bench, graph)
+    graph_id, created = store_graph(bench, graph)
     answer = orjson.dumps({"graph_id": graph_id, "layers": graph.layer_count})
     headers = {"Location": f"/v1/graphs/{graph_id}"}
     return Response(answer, 201 if created else 200, headers, bodies.JSON)
@@ -66,7 +66,7 @@ def _store(bench: Workbench, kind: str, body: bytes) -> Response:
 @router.get(
     "/{graph_id}",
     responses={
-        200: {"model": LayerGraphIn},
+        200: {"model": LayerGraphJson},
         **problems(errors.TokenError, errors.UnknownGraphError, errors.DatabaseError),
     },
 )

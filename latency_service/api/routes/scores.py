@@ -15,7 +15,7 @@ from latency_service.api import bodies
 from latency_service.api.dependencies import Bench, may_read
 from latency_service.api.options import Options, from_query, validated
 from latency_service.api.problems import problems
-from latency_service.api.routes.coefficients import read_body, store_or_named
+from latency_service.api.routes.coefficients import read_body, sent_or_named
 from latency_service.api.schemas import ScoresOut
 from latency_service.core import errors
 from latency_service.core.costs import FloatArray
@@ -86,7 +86,7 @@ def _score(
         raise errors.OptionError(f"quantity {quantity!r}: choose one of {', '.join(QUANTITIES)}")
     alive = bodies.read_npy(body) if kind == bodies.NPY else _matrix(document.pop("alive", None))
     devices, groups = _names(document, "devices"), _names(document, "groups")
-    graph, named = document.pop("graph", None), document.pop("graph_id", None)
+    sent, named = document.pop("graph", None), document.pop("graph_id", None)
     options = validated(Options, document)
     if options.alive:
         raise errors.OptionError("alive is the matrix of sub-networks here, not a mapping")
@@ -94,7 +94,7 @@ def _score(
         bench,
         ScoreRequest(
             devices=devices,
-            graph_id=store_or_named(bench, graph, named),
+            graph=sent_or_named(sent, named),
             groups=groups,
             alive=alive,
             binding=options.binding(),

@@ -297,18 +297,17 @@ def recurrent(gates: int) -> Callable[[Node, Tracker], None]:
     def rule(node: Node, tracker: Tracker) -> None:
         weight, recurrence = node.parameter("weight"), node.parameter("recurrence")
         steps = node.x.shape[0] * node.x.shape[1]
+        directions, features, hidden = shapes.recurrent_sizes(node)
         if weight is None or recurrence is None:
-            _, features, hidden = node.input(1).shape[0], node.x.shape[2], node.input(2).shape[2]
-            directions = node.input(1).shape[0]
             _fixed(node, tracker, steps * directions * gates * hidden * (features + hidden))
             return
         _only_first(node, tracker)
-        directions, hidden = recurrence.shape[0], recurrence.shape[2]
         read = tracker.along(node, 0, 2)
         units = directions * gates * hidden
         node.weights = BilinearForm(constant=units * hidden, per_in=units)
         node.flops = node.weights * (FLOPS_PER_MULTIPLY_ADD * steps)
-        tracker.learned(node, weight, {2: read})
+        axis = 1 if node.layer.op == "DynamicQuantizeLSTM" else 2
+        tracker.learned(node, weight, {axis: read})
         node.learned = BilinearForm(_biases(node))
 
     return rule

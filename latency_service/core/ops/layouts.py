@@ -49,18 +49,29 @@ def keep_leading(node: Node, tracker: Tracker) -> None:
         output.ids = ids.reshape(ids.shape[:2] + (1,) * (rank - 2))
 
 
-def _count(node: Node, ids: IdArray | None, roles: Iterable[str] = ("gamma", "beta")) -> None:
-    """Charge the learned vectors, per output channel where they follow the channels."""
+def _count(node: Node, ids: IdArray | None) -> None:
+    """Charge what is learned, per output channel where it is cut along with the channels."""
     per_out = constant = 0.0
     for parameter in node.parameters:
         if parameter.role in node.shared or parameter.role in UNLEARNED:
             continue
         size = math.prod(parameter.shape)
-        if ids is not None and size == ids.size:
-            per_out += 1
+        vector = parameter.role in ("gamma", "beta") and ids is not None and size == ids.size
+        if ids is not None and (vector or follows(parameter.shape, ids)):
+            per_out += size / ids.size
         else:
             constant += size
     node.learned = BilinearForm(constant=constant, per_out=per_out)
+
+
+def follows(shape: Dims, ids: IdArray) -> bool:
+    """Whether a learned operand has an axis of its own for every channel axis."""
+    offset = ids.ndim - len(shape)
+    return all(
+        axis >= offset and shape[axis - offset] == extent
+        for axis, extent in enumerate(ids.shape)
+        if extent > 1
+    )
 
 
 # Estimated while training (statistics), chosen when quantising, or fixed: stored, but not learned.
@@ -110,6 +121,14 @@ def softmax(node: Node, tracker: Tracker) -> None:
 def neighbours(node: Node, tracker: Tracker) -> None:
     """LRN: a channel sees its neighbours."""
     _freeze_axes(node, tracker, (1,))
+    node.outputs[0].ids = node.x.ids
+
+
+def mean_variance(node: Node, tracker: Tracker) -> None:
+    """MeanVarianceNormalization: by default over all axes but the channels."""
+    axes = node.integers("axes")
+    if axes is not None:
+        _freeze_axes(node, tracker, shapes.checked_axes(node, axes, len(node.x.shape)))
     node.outputs[0].ids = node.x.ids
 
 

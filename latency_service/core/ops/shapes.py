@@ -278,7 +278,8 @@ def matmul(node: Node) -> Shapes:
     shape = broadcast(node, (a[:-2], b[:-2]))
     shape += [a[-2]] if len(left) > 1 else []
     shape += [b[-1]] if len(right) > 1 else []
-    return [(shape, "int32" if node.layer.op == "MatMulInteger" else node.x.dtype)]
+    dtype = {"MatMulInteger": "int32", "MatMulIntegerToFloat": node.dtype}
+    return [(shape, dtype.get(node.layer.op, node.x.dtype))]
 
 
 def gemm(node: Node) -> Shapes:
@@ -312,14 +313,7 @@ def recurrent(gates: int) -> Callable[[Node], Shapes]:
 
     def rule(node: Node) -> Shapes:
         shape = node.x.shape
-        weight, recurrence = node.parameter("weight"), node.parameter("recurrence")
-        if recurrence is not None:
-            directions, hidden = recurrence.shape[0], recurrence.shape[2]
-        elif len(node.inputs) > 2 and node.inputs[2] is not None:
-            directions, hidden = node.inputs[2].shape[0], node.inputs[2].shape[2]
-        else:
-            node.fail("attributes.hidden_size", "is needed where the weights are left out")
-        features = weight.shape[2] if weight is not None else shape[-1]
+        directions, features, hidden = recurrent_sizes(node)
         if len(shape) != 3 or features != shape[-1]:
             node.fail("inputs", f"the input is {list(shape)}; the weight reads {features} features")
         if node.integer("layout", 0):
@@ -330,6 +324,26 @@ def recurrent(gates: int) -> Callable[[Node], Shapes]:
         return outputs[: 3 if gates == 4 else 2]
 
     return rule
+
+
+def recurrent_sizes(node: Node) -> tuple[int, int, int]:
+    """Directions, input features and hidden size.
+
+    Weights are (D, gates H, I) and (D, gates H, H); those of DynamicQuantizeLSTM the other way
+    round, (D, I, gates H) and (D, H, gates H).
+    """
+    weight, recurrence = node.parameter("weight"), node.parameter("recurrence")
+    if weight is not None and recurrence is not None:
+        kernel, loop = weight.shape, recurrence.shape
+    elif node.has_input(1) and node.has_input(2):
+        kernel, loop = node.input(1).shape, node.input(2).shape
+    else:
+        node.fail("attributes.hidden_size", "is needed where the weights are left out")
+    if len(kernel) != 3 or len(loop) != 3:
+        detail = f"weights {list(kernel)} and {list(loop)}; both need 3 axes"
+        node.fail("parameters", detail)
+    axis = 1 if node.layer.op == "DynamicQuantizeLSTM" else 2
+    return kernel[0], kernel[axis], loop[axis]
 
 
 def einsum(node: Node) -> Shapes:
@@ -744,11 +758,14 @@ def top_k(node: Node) -> Shapes:
 
 
 def constant(node: Node) -> Shapes:
-    """Constant: the shape of its value."""
+    """Constant: the shape of its value, or of the array that stands for it."""
     output = node.layer.outputs[0]
     value = node.attributes.get("value")
     if value is None:
-        raise Symbolic("a constant without value")
+        array_only = node.parameter("weight") or node.parameter("state")
+        if array_only is None:
+            raise Symbolic("a constant without value")
+        return [(array_only.shape, output.dtype or array_only.dtype or node.dtype)]
     array = np.asarray(value)
     dtype = output.dtype or {"i": "int64", "b": "bool"}.get(array.dtype.kind, node.dtype)
     return [(array.shape, dtype)]
@@ -887,9 +904,10 @@ def attention(node: Node) -> Shapes:
 
 def outputs_with_statistics(node: Node) -> Shapes:
     """The first output like the input; mean and variance, where asked for, per row."""
-    rows = node.x.shape[:-1]
+    axis, rank = node.axis(default=-1), len(node.x.shape)
+    rows = (*node.x.shape[:axis], *(1,) * (rank - axis))
     found: Shapes = [(node.x.shape, node.x.dtype)]
-    found += [((*rows, 1), "float32")] * (len(node.layer.outputs) - 1)
+    found += [(rows, "float32")] * (len(node.layer.outputs) - 1)
     return found
 
 

@@ -1,6 +1,6 @@
 """The operator table: everything the cost model knows about an operator is its row here.
 
-A new operator is one row, and one hand-computed expectation in tests/core/test_ops.py.
+A new operator is one row, and one hand-computed expectation in tests/core/test_ops_*.py.
 """
 
 from __future__ import annotations
@@ -363,7 +363,14 @@ def _elementwise() -> Iterator[Op]:
         value=values.clip,
     )
     yield Op("Cast", family, shapes.cast, layouts.keep, operands=("input",), value=values.cast)
-    yield Op("CastLike", family, shapes.cast_like, layouts.keep, operands=("input", "target"))
+    yield Op(
+        "CastLike",
+        family,
+        shapes.cast_like,
+        layouts.keep,
+        operands=("input", "target"),
+        constants=frozenset({"target"}),
+    )
     for name in ("QLinearAdd", "QLinearMul"):
         yield Op(
             name,
@@ -482,7 +489,9 @@ def _normalisations() -> Iterator[Op]:
     for name in ("Softmax", "LogSoftmax", "Hardmax", "LpNormalization"):
         yield Op(name, family, shapes.same, layouts.softmax, operands=("input",))
     yield Op("LRN", family, shapes.same, layouts.neighbours, operands=("X",))
-    yield Op("MeanVarianceNormalization", family, shapes.same, layouts.keep, operands=("X",))
+    yield Op(
+        "MeanVarianceNormalization", family, shapes.same, layouts.mean_variance, operands=("X",)
+    )
 
 
 def _pools() -> Iterator[Op]:

@@ -1,0 +1,228 @@
+"""What each input of an ONNX node is to the cost model: activation, parameter or setting."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence, Set
+from dataclasses import dataclass, field
+from typing import Any
+
+from latency_service.core.graph import Parameter
+from latency_service.core.ops import shapes
+from latency_service.core.ops.op import Op
+from latency_service.ingest.constants import Constant, as_setting
+
+# Roles in which the same array may stand in several layers and then counts once.
+_LEARNED = frozenset({"weight", "recurrence", "bias", "gamma", "beta", "mean", "variance"})
+
+_RECURRENT = frozenset({"LSTM", "GRU", "RNN", "DynamicQuantizeLSTM"})
+_MOVES_INPUTS = _RECURRENT | {"Resize"}
+# Operands that give the output its shape, and so have to stay inputs.
+_DATA = frozenset({("ScatterND", 0), ("ScatterElements", 0)})
+
+
+@dataclass(slots=True)
+class Operands:
+    """The inputs of a node, sorted.
+
+    Attributes:
+        op: the operator to write; a Gemm whose first factor is learned becomes a MatMul.
+        inputs: names of activations; "" where a position has to be kept free.
+        parameters: what it has learned.
+        settings: constant operands that become attributes.
+        stays: names of constants that the layer reads as inputs.
+        dtype: of the output where the operator's rule cannot know it.
+    """
+
+    op: str
+    inputs: list[str] = field(default_factory=list)
+    parameters: list[Parameter] = field(default_factory=list)
+    settings: dict[str, Any] = field(default_factory=dict)
+    stays: list[str] = field(default_factory=list)
+    dtype: str | None = None
+
+
+def sort_operands(
+    op: Op | None,
+    op_name: str,
+    given: Sequence[str],
+    names: tuple[str, ...],
+    constants: Mapping[str, Constant],
+    foldable: Set[str],
+    attributes: dict[str, Any],
+) -> Operands:
+    """Tell activations, parameters and settings apart.
+
+    Args:
+        op: the operator's row; None: it has none.
+        op_name: the operator's name.
+        given: the node's inputs; "" where one is left out.
+        names: ONNX's names of these positions; the last one repeats.
+        constants: by name.
+        foldable: tensors that follow from shapes alone.
+        attributes: of the node; rewritten where a constant changes their meaning.
+    """
+    found = Operands(op_name)
+    held = [constants.get(name) for name in given]
+    if op is None:
+        _unknown(found, given, held)
+        return found
+    if not any(held) and "" not in given and op_name not in _MOVES_INPUTS:
+        found.inputs += given
+        return found
+    last = names[-1] if names else ""
+    keys = [*names[: len(given)], *[last] * (len(given) - len(names))]
+    all_fixed = not op.constants or not any(
+        name and key in op.constants and (constant is None or constant.value is None)
+        for name, key, constant in zip(given, keys, held, strict=True)
+    )
+    arithmetic = op.value is not None and _is_shape_arithmetic(given, held, foldable)
+    places: list[int] = []
+    for position, (name, key, constant) in enumerate(zip(given, keys, held, strict=True)):
+        fixed = key in op.constants and all_fixed
+        role = op.roles.get(key)
+        if op_name in _RECURRENT and key == "sequence_lens":
+            continue
+        if not name:
+            if not fixed and role is None:
+                found.inputs.append("")
+        elif constant is None:
+            found.inputs.append(name)
+        elif fixed:
+            value = None if constant.value is None else as_setting(constant.value)
+            if value is not None:
+                found.settings[key] = value
+        elif role is None or key in op.constants or arithmetic or (op_name, position) in _DATA:
+            _stay(found, name)
+        else:
+            found.parameters.append(_parameter(op, role, constant))
+            places.append(position)
+    while found.inputs and not found.inputs[-1]:
+        found.inputs.pop()
+    if op_name == "Resize" and names == ("X", "scales") and len(found.inputs) == 2:
+        found.inputs.insert(1, "")
+    rewrite = _REWRITES.get(op_name)
+    if op.shape is shapes.matmul and 0 in places:
+        attributes["weight_input"] = 0
+    elif rewrite is not None:
+        rewrite(found, held, places, attributes)
+    return found
+
+
+def _is_shape_arithmetic(
+    given: Sequence[str], held: Sequence[Constant | None], foldable: Set[str]
+) -> bool:
+    """Whether a node computes with sizes only, so that its constants must stay visible."""
+    for name, constant in zip(given, held, strict=True):
+        if constant is None:
+            if name and name not in foldable:
+                return False
+        elif not (constant.is_setting or not constant.initializer) or constant.value is None:
+            return False
+    return True
+
+
+def _unknown(found: Operands, given: Sequence[str], held: Sequence[Constant | None]) -> None:
+    for name, constant in zip(given, held, strict=True):
+        if constant is None:
+            found.inputs.append(name)
+        elif constant.is_setting:
+            _stay(found, name)
+        else:
+            found.parameters.append(
+                Parameter("weight", constant.shape, constant.stored, constant.id)
+            )
+    while found.inputs and not found.inputs[-1]:
+        found.inputs.pop()
+
+
+def _stay(found: Operands, name: str) -> None:
+    found.inputs.append(name)
+    found.stays.append(name)
+
+
+def _parameter(op: Op, role: str, constant: Constant) -> Parameter:
+    if role == "weight" and not op.contraction and op.name != "Gather" and constant.is_setting:
+        role = "state"
+    return Parameter(
+        role, constant.shape, constant.stored, constant.id if role in _LEARNED else None
+    )
+
+
+# --- operators whose conventions here differ from ONNX's -----------------------------------------
+
+Held = Sequence[Constant | None]
+
+
+def _gemm(found: Operands, held: Held, places: list[int], attributes: dict[str, Any]) -> None:
+    """A learned B is written (O, I), as with transB=1; a learned A makes it a MatMul."""
+    if 1 in places:
+        place = places.index(1)
+        weight = found.parameters[place]
+        if not attributes.get("transB", 0):
+            found.parameters[place] = Parameter(
+                weight.role, weight.shape[::-1], weight.dtype, weight.id
+            )
+        attributes["transB"] = 1
+    if 2 in places:
+        place = places.index(2)
+        bias = found.parameters[place]
+        extents = [dim for dim in bias.shape if dim != 1]
+        if len(extents) == 1:
+            found.parameters[place] = Parameter(bias.role, tuple(extents), bias.dtype, bias.id)
+        elif not extents:
+            del found.parameters[place]
+    left = held[0]
+    if left is not None and left.id and 1 not in places and found.stays[:1] == found.inputs[:1]:
+        # core knows a learned first factor in MatMul only
+        shape = left.shape[::-1] if attributes.pop("transA", 0) else left.shape
+        del found.inputs[0], found.stays[0]
+        found.op = "MatMul"
+        found.parameters.insert(0, Parameter("weight", shape, left.stored, left.id))
+        attributes["weight_input"] = 0
+
+
+def _concat(found: Operands, held: Held, places: list[int], attributes: dict[str, Any]) -> None:
+    """Where among the inputs the learned pieces stand."""
+    if places:
+        attributes["parameter_inputs"] = places
+
+
+def _gather(found: Operands, held: Held, places: list[int], attributes: dict[str, Any]) -> None:
+    """The dtype of a learned table is that of the rows."""
+    if places and held[0] is not None:
+        found.dtype = held[0].dtype
+
+
+def _where(found: Operands, held: Held, places: list[int], attributes: dict[str, Any]) -> None:
+    """The dtype of two constant branches."""
+    if {1, 2} <= set(places) and held[1] is not None:
+        found.dtype = held[1].dtype
+
+
+def _one_hot(found: Operands, held: Held, places: list[int], attributes: dict[str, Any]) -> None:
+    """The dtype of the two values."""
+    if len(held) > 2 and held[2] is not None:
+        found.dtype = held[2].dtype
+
+
+def _range(found: Operands, held: Held, places: list[int], attributes: dict[str, Any]) -> None:
+    """The dtype of any constant bound."""
+    found.dtype = next((c.dtype for c in held if c is not None), None)
+
+
+def _einsum(found: Operands, held: Held, places: list[int], attributes: dict[str, Any]) -> None:
+    """Labels in the order of the operands here: activations, then what is learned."""
+    left, arrow, out = str(attributes.get("equation", "")).replace(" ", "").partition("->")
+    labels = left.split(",")
+    if places and len(labels) == len(held):
+        if not arrow:
+            joined = "".join(labels)
+            out = "".join(sorted(label for label in set(joined) if joined.count(label) == 1))
+        order = [p for p in range(len(held)) if p not in places] + places
+        attributes["equation"] = ",".join(labels[p] for p in order) + "->" + out
+
+
+_REWRITES: dict[str, Callable[[Operands, Held, list[int], dict[str, Any]], None]] = {
+    "Gemm": _gemm, "FusedGemm": _gemm, "Concat": _concat, "QLinearConcat": _concat,
+    "Gather": _gather, "Where": _where, "OneHot": _one_hot, "Range": _range, "Einsum": _einsum,
+}  # fmt: skip
