@@ -60,11 +60,7 @@ def structure(
 
 def penalty(forms: Array, n_in: Array, n_out: Array, r_in: Array, r_out: Array) -> Array:
     """per_in r_in + per_out r_out + per_pair (n_in r_out + n_out r_in), layer by layer."""
-    return (
-        forms[:, 1] * r_in
-        + forms[:, 2] * r_out
-        + forms[:, 3] * (n_in * r_out + n_out * r_in)
-    )
+    return forms[:, 1] * r_in + forms[:, 2] * r_out + forms[:, 3] * (n_in * r_out + n_out * r_in)
 
 
 def costs_and_penalties_s(model: LatencyModel, at: Structure) -> tuple[Array, Array]:

@@ -60,9 +60,8 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     )
     problems.install(app)
     app.add_middleware(Metrics)
-    app.include_router(operations.router)
-    for module in (coefficients, graphs, scores, devices):
-        app.include_router(module.router, prefix="/v1")
+    for module in (operations, coefficients, graphs, scores, devices):
+        app.include_router(module.router)
     app.openapi = lambda: _openapi(app)  # type: ignore[method-assign]
     return app
 

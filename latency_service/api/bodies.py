@@ -43,7 +43,8 @@ async def read(request: Request, most: int, setting: str) -> bytes:
         BodyError: if Content-Length is no number.
     """
     refusal = BodyTooLargeError(
-        f"the request body is larger than the {most} bytes that this installation accepts ({setting})"
+        f"the request body is larger than the {most} bytes that this installation accepts "
+        f"({setting})"
     )
     stated = request.headers.get("content-length")
     if stated is not None:

@@ -148,4 +148,3 @@ def invalid_request(found: list[Any]) -> Response:
     ]
     detail = "; ".join(f"{item['field']}: {item['detail']}" for item in items[:10])
     return problem(422, "invalid-request", detail, items)
-

@@ -25,7 +25,7 @@ def documented(kind: Any, seen: dict[Any, Any] | None = None) -> Any:
         if kind not in seen:
             hints = typing.get_type_hints(kind, include_extras=True)
             fields = {key: documented(hint, seen) for key, hint in hints.items()}
-            made = typing_extensions.TypedDict(kind.__name__, fields)  # type: ignore[operator]
+            made: Any = typing_extensions.TypedDict(kind.__name__, fields)  # type: ignore[misc]
             made.__doc__ = kind.__doc__
             seen[kind] = made
         return seen[kind]
@@ -63,7 +63,7 @@ class ScoresIn(Options):
     graph: LayerGraphJson | None = Field(default=None, description="a layer graph")
     graph_id: str | None = Field(default=None, description="of a stored graph")
     groups: list[str] = Field(description="the columns of `alive`", examples=[["g1", "g4"]])
-    alive: list[list[Count]] = Field(
+    alive: list[list[Count]] = Field(  # type: ignore[assignment]
         description="live channels: one row a sub-network", examples=[[[64, 12], [30, 7]]]
     )
 

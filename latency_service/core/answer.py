@@ -296,4 +296,3 @@ def _members(group: Group) -> list[MemberRow]:
             row["index"] = [list(positions) for positions in run.index]
         rows.append(row)
     return rows
-

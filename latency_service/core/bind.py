@@ -20,7 +20,7 @@ from latency_service.core.errors import (
     UnboundDimensionError,
     UnknownOpError,
 )
-from latency_service.core.graph import GraphInput, Layer, LayerGraph, Output
+from latency_service.core.graph import GraphInput, Layer, LayerGraph, Output, Shape
 from latency_service.core.node import MOST_VALUES, Dims, Node, Symbol, Symbolic, Tensor
 from latency_service.core.ops import OPS
 from latency_service.core.ops.unknown import UNKNOWN
@@ -188,7 +188,9 @@ def _symbols(graph: LayerGraph, binding: Binding) -> tuple[dict[str, int], bool]
         example = f'"dims": {{"{missing[0]}": 128}}'
         raise UnboundDimensionError(
             [
-                Problem(None, f"dims.{name}", f"dimension {name!r} has no value; bind it: {example}")
+                Problem(
+                    None, f"dims.{name}", f"dimension {name!r} has no value; bind it: {example}"
+                )
                 for name in missing
             ]
         )
@@ -282,7 +284,9 @@ class Binder:
     def _layer(self, layer: Layer, prefix: str) -> list[Node]:
         tensors = self.tensors
         inputs = [tensors[name] if name else None for name in layer.inputs]
-        if any(name and tensor is None for name, tensor in zip(layer.inputs, inputs, strict=True)):
+        if None in inputs and any(
+            name and tensor is None for name, tensor in zip(layer.inputs, inputs, strict=True)
+        ):
             self._declare_all(layer)
             return []
         if layer.op in control.EXPANDED:
@@ -309,7 +313,7 @@ class Binder:
             return self._undetermined(node, layer, str(signal))
         for output, (dims, dtype) in zip(layer.outputs, found, strict=False):
             shape = tuple(dims)
-            if output.shape is not None and output.shape != shape:
+            if output.shape is not None and self._as_bound(output.shape) != shape:
                 self._compare(node, output, shape)
             if output.dtype is not None:
                 dtype = output.dtype
@@ -318,7 +322,9 @@ class Binder:
             if output.name:
                 tensors[output.name] = tensor
         if len(found) < len(layer.outputs):
-            node.fail("outputs", f"{layer.op} writes {len(found)} tensors, not {len(layer.outputs)}")
+            node.fail(
+                "outputs", f"{layer.op} writes {len(found)} tensors, not {len(layer.outputs)}"
+            )
         if op.value is not None:
             self._fold(node)
         return [node]
@@ -358,6 +364,12 @@ class Binder:
             return None
         return Tensor(output.name, tuple(dims), self.stored(output.dtype or self.dtype))  # type: ignore[arg-type]
 
+    def _as_bound(self, shape: Shape) -> Shape:
+        """A stated shape with its first axis, the usual named one, bound."""
+        if shape and isinstance(shape[0], str):
+            return (self.symbols.get(shape[0], shape[0]), *shape[1:])
+        return shape
+
     def _compare(self, node: Node, output: Output, shape: Dims) -> None:
         """Check a stated shape; a name that is new is bound by what was derived."""
         assert output.shape is not None
@@ -374,8 +386,8 @@ class Binder:
                 Problem(
                     node.name,
                     f"outputs[{index}].shape",
-                    f"tensor {output.name!r} is stated as {list(output.shape)}, but {node.layer.op} "
-                    f"gives {list(shape)}",
+                    f"tensor {output.name!r} is stated as {list(output.shape)}, but "
+                    f"{node.layer.op} gives {list(shape)}",
                 )
             )
 
@@ -420,4 +432,3 @@ def _unknown_op(op: str) -> str:
         'are). Add it to latency_service/core/ops/table.py, or send "unknown_ops": "freeze" to '
         "charge its bytes only and keep its channels"
     )
-

@@ -70,7 +70,9 @@ class Tracker:
 
     def collapse(self, ids: IdArray, axes: Iterable[int]) -> IdArray:
         """Tie ids along every axis but `axes`, and keep one of each."""
-        kept = set(axes)
+        kept = tuple(axes)
+        if len(kept) == 1 and ids.shape[kept[0]] == ids.size:
+            return ids
         for axis, extent in enumerate(ids.shape):
             if extent > 1 and axis not in kept:
                 first = ids.take([0], axis)
@@ -85,6 +87,8 @@ class Tracker:
         """
         tensor = node.input(position)
         extent = tensor.shape[axis]
+        if not extent:
+            node.fail("inputs", f"{tensor.name!r} is empty: {list(tensor.shape)}")
         ids = tensor.ids
         if ids is not None:
             ids = self.collapse(ids, (axis,))
@@ -137,7 +141,7 @@ class Tracker:
                 self.freeze(ids)
 
 
-# --- from ids to groups ------------------------------------------------------------------------------
+# --- from ids to groups ---------------------------------------------------------------------------
 
 
 def roots(count: int, ties: list[tuple[IdArray, IdArray]]) -> IdArray:

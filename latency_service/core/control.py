@@ -26,9 +26,7 @@ _FLOPS_PER_BYTE = 16.0
 Expansion = tuple[list[Node], list[Tensor | None]]
 
 
-def expand(
-    binder: Binder, layer: Layer, inputs: list[Tensor | None], prefix: str
-) -> Expansion:
+def expand(binder: Binder, layer: Layer, inputs: list[Tensor | None], prefix: str) -> Expansion:
     """The layers that run in place of a control-flow layer, and what it returns."""
     if layer.op == "If":
         return _if(binder, layer, inputs, prefix)
@@ -64,8 +62,7 @@ def _run(
 
 def _cost(nodes: list[Node]) -> float:
     return sum(
-        node.times * max(node.flops.constant, _FLOPS_PER_BYTE * node.moved_bytes)
-        for node in nodes
+        node.times * max(node.flops.constant, _FLOPS_PER_BYTE * node.moved_bytes) for node in nodes
     )
 
 
@@ -77,12 +74,12 @@ def _if(binder: Binder, layer: Layer, inputs: list[Tensor | None], prefix: str) 
         key = branches[0] if bool(condition.value.reshape(-1)[0]) else branches[1]
         nodes, outputs = _run(binder, _graph(layer, key, prefix), f"{name}/{key}/", [])
         return _with_captures(binder, layer, inputs, nodes, outputs, prefix)
-    found = {key: _run(binder, _graph(layer, key, prefix), f"{name}/{key}/", []) for key in branches}
+    found = {
+        key: _run(binder, _graph(layer, key, prefix), f"{name}/{key}/", []) for key in branches
+    }
     dearer = max(branches, key=lambda key: _cost(found[key][0]))
     if not binder.symbolic:
-        binder.assumptions.append(
-            f"layer {name!r}: charged the {dearer} of an If, the dearer one"
-        )
+        binder.assumptions.append(f"layer {name!r}: charged the {dearer} of an If, the dearer one")
     nodes, outputs = found[dearer]
     return _with_captures(binder, layer, inputs, nodes, outputs, prefix)
 
@@ -109,9 +106,7 @@ def _loop(binder: Binder, layer: Layer, inputs: list[Tensor | None], prefix: str
     carried = inputs[-(len(body.inputs) - 2) :] if len(body.inputs) > 2 else []
     counter = Tensor("iteration", (), "int64")
     going = Tensor("condition", (), "bool")
-    nodes, results = _run(
-        binder, body, f"{name}/body/", [counter, going, *carried], times=trips
-    )
+    nodes, results = _run(binder, body, f"{name}/body/", [counter, going, *carried], times=trips)
     states = results[1 : 1 + len(carried)]
     scans = [
         None if t is None else Tensor(t.name, (trips, *t.shape), t.dtype)
@@ -149,9 +144,7 @@ def _scan(binder: Binder, layer: Layer, inputs: list[Tensor | None], prefix: str
         stacked = list(result.shape)
         stacked.insert(place if place >= 0 else len(stacked) + 1 + place, trips)
         scans.append(Tensor(result.name, tuple(stacked), result.dtype))
-    return _with_captures(
-        binder, layer, inputs, nodes, [*results[: len(states)], *scans], prefix
-    )
+    return _with_captures(binder, layer, inputs, nodes, [*results[: len(states)], *scans], prefix)
 
 
 def _with_captures(
@@ -167,7 +160,10 @@ def _with_captures(
     reads = [binder.tensors.get(name) for name in names]
     marker = replace(layer, attributes={}, outputs=())
     gate = Node(
-        marker, OPS[layer.op], [*inputs, *(t for t in reads if t)], binder.dtype, prefix + layer.name
+        marker,
+        OPS[layer.op],
+        [*inputs, *(t for t in reads if t)],
+        binder.dtype,
+        prefix + layer.name,
     )
     return [gate, *nodes], outputs
-

@@ -29,6 +29,7 @@ from latency_service.core.forms import ZERO, BilinearForm
 from latency_service.core.fusion import chains
 from latency_service.core.graph import LayerGraph
 from latency_service.core.node import IdArray, Node
+from latency_service.core.ops import Traffic
 from latency_service.core.profile import FusionRules
 from latency_service.core.units import FLOATING, RATE_DTYPE
 
@@ -40,7 +41,7 @@ class Pruning:
     """What a request says about channels.
 
     Attributes:
-        force_group: regular expressions over layer names; the layers that one matches share a group.
+        force_group: regular expressions over layer names; layers that one matches share a group.
         exclude: regular expressions over layer names; their groups are never pruned.
         freeze_outputs: whether the channels of the network's outputs are never prunable.
     """
@@ -143,9 +144,7 @@ def cost_model(
 
 
 class _Builder:
-    def __init__(
-        self, network: Network, pruning: Pruning, fusion: FusionRules | None
-    ) -> None:
+    def __init__(self, network: Network, pruning: Pruning, fusion: FusionRules | None) -> None:
         self.network = network
         self.fusion = fusion
         self.pruning = pruning
@@ -350,7 +349,7 @@ class _Builder:
             rest += amount
             if any(part.prunable[group] for group, _ in share):
                 row.conflicts.append(ids)
-            elif row.node.op.traffic is not traffic.Traffic.FREE:
+            elif row.node.op.traffic is not Traffic.FREE:
                 row.notes.append(
                     f"layer {row.node.name!r} reads or writes channels of different groups at "
                     "different byte rates: one of them is frozen and counted as constant"

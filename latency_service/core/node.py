@@ -222,9 +222,12 @@ class Node:
         """
         if key in self.attributes:
             try:
-                return np.asarray(self.attributes[key])
+                value = np.asarray(self.attributes[key])
             except ValueError:
+                value = np.asarray(None)
+            if value.dtype.kind not in "biuf":
                 self.fail(f"attributes.{key}", "must be a number or a list of numbers")
+            return value
         if key not in self.op.operands:
             return None
         position = self.op.operands.index(key)
@@ -241,7 +244,7 @@ class Node:
         if value is None:
             return None
         if value.size and not np.issubdtype(value.dtype, np.integer):
-            if not np.all(value == np.round(value)):
+            if not np.isfinite(value).all() or (value != np.round(value)).any():
                 self.fail(f"attributes.{key}", f"must hold integers; it is {value.tolist()!r}")
             value = value.astype(np.int64)
         return [int(v) for v in value.reshape(-1)]

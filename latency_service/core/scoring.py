@@ -65,9 +65,7 @@ def _check(costs: CostModel, index: int, lowest: float, highest: float) -> None:
             f"alive gives group {group.id!r} {wrong:g} channels; it has 0 to {group.size}"
         )
     if not group.prunable and lowest < group.size:
-        raise OptionError(
-            f"group {group.id!r} is not prunable: it keeps its {group.size} channels"
-        )
+        raise OptionError(f"group {group.id!r} is not prunable: it keeps its {group.size} channels")
 
 
 def live_counts(costs: CostModel, counts: FloatArray) -> tuple[FloatArray, FloatArray, FloatArray]:

@@ -16,7 +16,7 @@ import numpy.typing as npt
 import onnx
 
 from latency_service.core.errors import GraphError, ModelFileError
-from latency_service.core.graph import Layer, Output
+from latency_service.core.graph import Layer
 from latency_service.core.node import MOST_VALUES, Node, Symbolic, Tensor
 from latency_service.core.ops.op import Op
 from latency_service.core.ops.shapes import DTYPE_CODES
@@ -210,8 +210,3 @@ def as_setting(value: Array) -> Any:
     if value.dtype.kind == "f" and not np.all(np.isfinite(value)):
         return None
     return value.tolist()
-
-
-def output_of(name: str, constant: Constant) -> Output:
-    """The output of a `Constant` layer."""
-    return Output(name, constant.shape, constant.dtype)

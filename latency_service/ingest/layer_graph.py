@@ -74,6 +74,8 @@ Name = Annotated[str, StringConstraints(min_length=1, max_length=1000)]
 TensorName = Annotated[str, StringConstraints(max_length=1000)]
 Extent = Annotated[int, Field(gt=0, le=_LARGEST_EXTENT)]
 Dimension = Extent | Name
+# what data selects may be empty
+WrittenDimension = Annotated[int, Field(ge=0, le=_LARGEST_EXTENT)] | Name
 Dtype = Annotated[
     str,
     AfterValidator(_known_dtype),
@@ -129,7 +131,7 @@ class OutputJson(TypedDict):
     name: Annotated[TensorName, Field(description='"" for an optional output that is left out')]
     shape: NotRequired[
         Annotated[
-            list[Dimension] | None,
+            list[WrittenDimension] | None,
             Field(description="may be left out where the operator determines it"),
         ]
     ]

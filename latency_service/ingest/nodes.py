@@ -14,7 +14,7 @@ from latency_service.core.graph import (
     Parameter,
     layer_graph,
 )
-from latency_service.core.ops import OPS, shapes
+from latency_service.core.ops import OPS
 from latency_service.core.ops.op import Op
 from latency_service.ingest.attributes import (
     CODED_DTYPES,
@@ -30,7 +30,6 @@ from latency_service.ingest.constants import (
     dtype_name,
     fold,
     from_tensor,
-    output_of,
 )
 from latency_service.ingest.declared import Model, TensorType
 from latency_service.ingest.operands import Operands, sort_operands
@@ -38,6 +37,8 @@ from latency_service.ingest.order import HOLDS_GRAPHS, needed_nodes
 from latency_service.ingest.text import check_text
 
 _STANDARD = ("", "ai.onnx")
+# Operators whose output has a shape that only data can tell, or graphs inside them.
+_DATA_DECIDES = HOLDS_GRAPHS | {"NonMaxSuppression", "NonZero", "Compress", "Unique"}
 # The same name means another operator in com.microsoft.
 _OTHER_IN_MICROSOFT = frozenset({"Attention"})
 _BROADCAST_BY_AXIS = frozenset({"Add", "Sub", "Mul", "Div", "Pow", "And", "Or", "Xor", "PRelu"})
@@ -212,7 +213,7 @@ class GraphReader:
                 self.unique(name, "Constant", [name]),
                 "Constant",
                 (),
-                (output_of(name, constant),),
+                (Output(name, None if setting is not None else constant.shape, constant.dtype),),
                 {} if setting is None else {"value": setting},
                 (learned,) if setting is None else None,
             )
@@ -223,7 +224,7 @@ class GraphReader:
 
     def depends_on_data(self, op: Op | None, operands: Operands) -> bool:
         """Whether the core will need the output's shape to be stated."""
-        if op is None or op.shape is shapes.declared:
+        if op is None or op.name in _DATA_DECIDES:
             return True
         if not op.constants:
             return False

@@ -7,7 +7,6 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from latency_service.core.graph import Parameter
-from latency_service.core.ops import shapes
 from latency_service.core.ops.op import Op
 from latency_service.ingest.constants import Constant, as_setting
 
@@ -101,10 +100,11 @@ def sort_operands(
     if op_name == "Resize" and names == ("X", "scales") and len(found.inputs) == 2:
         found.inputs.insert(1, "")
     rewrite = _REWRITES.get(op_name)
-    if op.shape is shapes.matmul and 0 in places:
-        attributes["weight_input"] = 0
-    elif rewrite is not None:
+    if rewrite is not None:
         rewrite(found, held, places, attributes)
+    elif op.contraction and 0 in places:
+        # MatMul and its kin
+        attributes["weight_input"] = 0
     return found
 
 

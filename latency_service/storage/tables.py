@@ -29,7 +29,6 @@ from sqlalchemy import (
     UniqueConstraint,
     text,
 )
-from sqlalchemy.dialects.postgresql import JSONB
 
 
 class UtcDateTime(TypeDecorator[datetime]):
@@ -83,9 +82,8 @@ revisions = Table(
     Column("digest", String, nullable=False),
     Column("origin", String, nullable=False),
     Column("created_at", UtcDateTime, nullable=False),
-    # JSONB keeps a number's value, not its spelling: a float of 1e16 or more reads back as an
-    # integer and -0.0 as 0.0, so the digest that counts is the stored one.
-    Column("profile", JSON().with_variant(JSONB(), "postgresql"), nullable=False),
+    # text, not JSONB: that would read 1e16 back as an integer, and the digest is over the spelling
+    Column("profile", JSON, nullable=False),
     UniqueConstraint("device", "revision"),
     UniqueConstraint("device", "runtime", "digest"),
     sqlite_autoincrement=True,

@@ -187,7 +187,7 @@ def find_revision(
     catalogue = bench.catalogue()
     slug = catalogue.resolve(device)
     if revision is None:
-        return catalogue.latest(slug, runtime or catalogue.default_runtime(slug))
+        return catalogue.latest(slug, runtime) if runtime else catalogue.default(slug)
     found = bench.profiles.get(slug, revision)
     if runtime is not None and found.runtime != runtime:
         raise OptionError(

@@ -82,7 +82,7 @@ def list_devices(
     wanted = (query or "").strip().lower()
     rows = []
     for slug in catalogue.devices():
-        device = catalogue.latest(slug, catalogue.default_runtime(slug)).profile.device
+        device = catalogue.default(slug).profile.device
         texts = (slug, device.name, device.vendor, *device.aliases, device.architecture or "")
         if kind is not None and device.kind != kind:
             continue
@@ -100,7 +100,7 @@ def show_device(bench: Workbench, name: str, runtime: str | None = None) -> Devi
     """
     catalogue = bench.catalogue()
     slug = catalogue.resolve(name)
-    revision = catalogue.latest(slug, runtime or catalogue.default_runtime(slug))
+    revision = catalogue.latest(slug, runtime) if runtime else catalogue.default(slug)
     return {**_row(bench, slug), "default": revision_document(revision)}
 
 
@@ -189,7 +189,7 @@ def peak(profile: Profile) -> ComputeRate:
 
 def _row(bench: Workbench, slug: str) -> DeviceRow:
     catalogue = bench.catalogue()
-    revision = catalogue.latest(slug, catalogue.default_runtime(slug))
+    revision = catalogue.default(slug)
     device, rate = revision.profile.device, peak(revision.profile)
     return {
         "name": slug,
@@ -207,4 +207,3 @@ def _row(bench: Workbench, slug: str) -> DeviceRow:
         "peak_math": rate.math,
         "bytes_per_s": revision.profile.memory.bytes_per_s,
     }
-

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 import time
 from collections.abc import Hashable
@@ -12,7 +13,9 @@ from cachetools import LRUCache
 from sqlalchemy import Engine
 
 from latency_service.core.costs import CostModel
+from latency_service.core.errors import ConflictError
 from latency_service.core.graph import LayerGraph
+from latency_service.core.profile import Profile
 from latency_service.settings import Settings
 from latency_service.storage.engine import make_engine
 from latency_service.storage.graphs import GraphStore
@@ -20,6 +23,8 @@ from latency_service.storage.migrate import upgrade
 from latency_service.storage.profiles import Catalogue, ProfileRepository
 from latency_service.storage.seeds import read_profiles
 from latency_service.storage.tokens import TokenStore
+
+logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
@@ -43,6 +48,11 @@ class Memory(Generic[T]):
             with self._lock:
                 self._values[key] = value
         return value
+
+    def forget(self) -> None:
+        """Remember nothing."""
+        with self._lock:
+            self._values.clear()
 
 
 @dataclass
@@ -120,4 +130,18 @@ def prepare_database(engine: Engine, profiles: ProfileRepository, settings: Sett
         How many revisions were appended.
     """
     upgrade(engine)
-    return profiles.seed(read_profiles(settings.profiles_directory))
+    shipped = read_profiles(settings.profiles_directory)
+    try:
+        return profiles.seed(shipped)
+    except ConflictError:
+        # a name that a release claims and the user already gave away must not keep the service
+        # from starting: the user's device stays, the shipped one waits
+        return sum(_seed_one(profiles, profile) for profile in shipped)
+
+
+def _seed_one(profiles: ProfileRepository, profile: Profile) -> int:
+    try:
+        return profiles.seed([profile])
+    except ConflictError as error:
+        logger.warning("profile %s was not loaded: %s", profile.device.slug, error)
+        return 0

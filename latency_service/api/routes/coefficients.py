@@ -23,7 +23,7 @@ from latency_service.ingest.layer_graph import parse_layer_graph
 from latency_service.usecases import Request as CoefficientsRequest
 from latency_service.usecases import Workbench, coefficients
 
-router = APIRouter(tags=["coefficients"], dependencies=[Depends(may_read)])
+router = APIRouter(prefix="/v1", tags=["coefficients"], dependencies=[Depends(may_read)])
 
 ERRORS = problems(
     errors.BodyError,
@@ -181,4 +181,3 @@ def _matches(stated: str | None, etag: str) -> bool:
         return False
     tags = {tag.strip().removeprefix("W/") for tag in stated.split(",")}
     return "*" in tags or etag in tags
-

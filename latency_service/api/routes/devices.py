@@ -20,7 +20,7 @@ from latency_service.core import errors
 from latency_service.core.profile import profile_from_json
 from latency_service.usecases import devices
 
-router = APIRouter(prefix="/devices", tags=["devices"])
+router = APIRouter(prefix="/v1/devices", tags=["devices"])
 reading = [Depends(may_read)]
 
 _LOOK_UP = problems(errors.TokenError, errors.UnknownDeviceError, errors.DatabaseError)

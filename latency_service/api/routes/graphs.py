@@ -18,7 +18,7 @@ from latency_service.ingest import read_network
 from latency_service.ingest.layer_graph import LayerGraphJson
 from latency_service.usecases import Workbench, store_graph, stored_graph
 
-router = APIRouter(prefix="/graphs", tags=["graphs"], dependencies=[Depends(may_read)])
+router = APIRouter(prefix="/v1/graphs", tags=["graphs"], dependencies=[Depends(may_read)])
 
 _BODY = {
     "required": True,

@@ -33,7 +33,9 @@ def readyz(bench: Bench) -> Any:
         return problem(503, "not-ready", str(error))
     if not migrated:
         return problem(
-            503, "not-ready", "the database schema is not current: run latency-service database upgrade"
+            503,
+            "not-ready",
+            "the database schema is not current: run latency-service database upgrade",
         )
     if not devices:
         return problem(

@@ -22,7 +22,7 @@ from latency_service.core.costs import FloatArray
 from latency_service.usecases import ScoreRequest, Workbench, scores
 from latency_service.usecases.scores import QUANTITIES, Scores
 
-router = APIRouter(tags=["scores"], dependencies=[Depends(may_read)])
+router = APIRouter(prefix="/v1", tags=["scores"], dependencies=[Depends(may_read)])
 
 _BODY = {
     "required": True,
@@ -32,7 +32,13 @@ _BODY = {
     },
 }
 _NPY_PARAMETERS = [
-    {"name": name, "in": "query", "required": False, "description": text, "schema": {"type": "string"}}
+    {
+        "name": name,
+        "in": "query",
+        "required": False,
+        "description": text,
+        "schema": {"type": "string"},
+    }
     for name, text in {
         "devices": "device names, separated by commas (with an .npy body)",
         "graph_id": "of a stored graph (with an .npy body)",
@@ -73,12 +79,13 @@ async def post_scores(request: Request, bench: Bench) -> Response:
     kind = bodies.require(bodies.media_type(request), bodies.JSON, bodies.NPY)
     body = await read_body(request, bench, kind)
     wants_npy = bodies.NPY in request.headers.get("accept", "")
-    return await run_in_threadpool(_score, bench, kind, body, request.query_params, wants_npy)
+    return await run_in_threadpool(score, bench, kind, body, request.query_params, wants_npy)
 
 
-def _score(
+def score(
     bench: Workbench, kind: str, body: bytes, query: QueryParams, wants_npy: bool
 ) -> Response:
+    """From the bytes of a request to its answer."""
     document = bodies.decode(body) if kind == bodies.JSON else {}
     document |= from_query(query)
     quantity = document.pop("quantity", "latency_s")

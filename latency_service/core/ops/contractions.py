@@ -350,4 +350,6 @@ def packed_attention(node: Node, tracker: Tracker) -> None:
 def dense_blocks(node: Node, tracker: Tracker) -> None:
     """com.microsoft MatMulNBits: weights packed in blocks, N and K as attributes."""
     out, features = node.integer("N"), node.integer("K")
+    if features != node.x.shape[-1]:
+        node.fail("attributes.K", f"is {features}; input {node.x.name!r} has {node.x.shape[-1]}")
     _fixed(node, tracker, volume(node.x.shape) / features * out * features)

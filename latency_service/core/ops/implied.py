@@ -6,6 +6,7 @@ A convolution then has one kernel and no bias, a normalisation its vectors, a Ge
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import lru_cache
 
 from latency_service.core.graph import Parameter
 from latency_service.core.node import Node
@@ -72,14 +73,21 @@ def matmul(node: Node) -> Parameters:
 
 def batch_norm(node: Node) -> Parameters:
     """Scale, shift, mean and variance: one of each per channel."""
-    shape = (node.x.shape[1],) if len(node.x.shape) > 1 else (1,)
-    return tuple(Parameter(role, shape) for role in ("gamma", "beta", "mean", "variance"))
+    return _vectors(("gamma", "beta", "mean", "variance"), _channels(node))
 
 
 def channel_norm(node: Node) -> Parameters:
     """Scale and shift per channel."""
-    shape = (node.x.shape[1],) if len(node.x.shape) > 1 else (1,)
-    return tuple(Parameter(role, shape) for role in ("gamma", "beta"))
+    return _vectors(("gamma", "beta"), _channels(node))
+
+
+def _channels(node: Node) -> int:
+    return node.x.shape[1] if len(node.x.shape) > 1 else 1
+
+
+@lru_cache(maxsize=4096)
+def _vectors(roles: tuple[str, ...], channels: int) -> Parameters:
+    return tuple(Parameter(role, (channels,)) for role in roles)
 
 
 def last_norm(node: Node) -> Parameters:

@@ -83,6 +83,10 @@ def batch_norm(node: Node, tracker: Tracker) -> None:
     ids = tracker.along(node, 0, 1) if len(node.x.shape) > 1 else node.x.ids
     node.outputs[0].ids = ids
     if ids is not None:
+        for parameter in node.parameters:
+            if math.prod(parameter.shape) != ids.size:
+                detail = f"has shape {list(parameter.shape)} for {ids.size} channels"
+                node.fail(f"parameters.{parameter.role}", detail)
         tracker.learned(node, node.parameter("gamma"), {0: ids})
     _count(node, ids)
 
@@ -134,8 +138,9 @@ def mean_variance(node: Node, tracker: Tracker) -> None:
 
 def along_axis(node: Node, tracker: Tracker) -> None:
     """CumSum and the like: channels on other axes pass."""
-    axis = node.integer_list("axis")
-    _freeze_axes(node, tracker, [a % len(node.x.shape) for a in axis or range(len(node.x.shape))])
+    rank = len(node.x.shape)
+    axis = node.integer_list("axis") or list(range(rank))
+    _freeze_axes(node, tracker, shapes.checked_axes(node, axis, rank))
     node.outputs[0].ids = node.x.ids
 
 

@@ -104,26 +104,16 @@ def where(node: Node) -> Shapes:
 # --- convolution and pooling -----------------------------------------------------------------------
 
 
+AUTO_PADS = ("NOTSET", "SAME_UPPER", "SAME_LOWER", "VALID")
+
+
 def spatial(
     node: Node, size: Sequence[int], kernel: Sequence[int], ceil: bool = False
 ) -> list[int]:
     """Output size of a sliding window along every spatial axis."""
     rank = len(size)
-    strides = node.integers("strides") or [1] * rank
-    dilations = node.integers("dilations") or [1] * rank
+    strides, dilations, pads = window_settings(node, kernel, rank)
     auto = node.text("auto_pad", "NOTSET")
-    pads = node.integers("pads") or [0] * (2 * rank)
-    for key, values, wanted in (
-        ("kernel_shape", kernel, rank),
-        ("strides", strides, rank),
-        ("dilations", dilations, rank),
-        ("pads", pads, 2 * rank),
-    ):
-        if len(values) != wanted:
-            detail = f"has {len(values)} numbers; {rank} spatial axes need {wanted}"
-            node.fail(f"attributes.{key}", detail)
-        if key != "pads" and min(values, default=1) < 1:
-            node.fail(f"attributes.{key}", f"must be positive; it is {list(values)}")
     out = []
     for axis, extent in enumerate(size):
         window = dilations[axis] * (kernel[axis] - 1) + 1
@@ -144,6 +134,31 @@ def spatial(
             count -= 1
         out.append(count)
     return out
+
+
+def window_settings(
+    node: Node, kernel: Sequence[int], rank: int
+) -> tuple[list[int], list[int], list[int]]:
+    """Strides, dilations and pads of a sliding window, checked."""
+    strides = node.integers("strides") or [1] * rank
+    dilations = node.integers("dilations") or [1] * rank
+    auto = node.text("auto_pad", "NOTSET")
+    if auto not in AUTO_PADS:
+        node.fail("attributes.auto_pad", f"{auto!r} is none of {', '.join(AUTO_PADS)}")
+    pads = node.integers("pads") or [0] * (2 * rank)
+    for key, values, wanted in (
+        ("kernel_shape", kernel, rank),
+        ("strides", strides, rank),
+        ("dilations", dilations, rank),
+        ("pads", pads, 2 * rank),
+    ):
+        if len(values) != wanted:
+            detail = f"has {len(values)} numbers; {rank} spatial axes need {wanted}"
+            node.fail(f"attributes.{key}", detail)
+        if min(values, default=1) < (0 if key == "pads" else 1):
+            least = "not be negative" if key == "pads" else "be positive"
+            node.fail(f"attributes.{key}", f"must {least}; it is {list(values)}")
+    return strides, dilations, pads
 
 
 def kernel_of(node: Node) -> Dims:
@@ -193,11 +208,16 @@ def conv_transpose(node: Node) -> Shapes:
     group = node.integer("group", 1)
     if group < 1 or shape[1] % group:
         node.fail("attributes.group", f"{group} groups do not divide {shape[1]} input channels")
-    strides = node.integers("strides") or [1] * rank
-    dilations = node.integers("dilations") or [1] * rank
-    pads = node.integers("pads") or [0] * (2 * rank)
+    strides, dilations, pads = window_settings(node, kernel[2:], rank)
     extra = node.integers("output_padding") or [0] * rank
     stated = node.integers("output_shape")
+    for key, values in (("output_padding", extra), ("output_shape", stated)):
+        if values and len(values) not in (rank, rank + 2 if values is stated else rank):
+            node.fail(f"attributes.{key}", f"{values} for {rank} spatial axes")
+    kernel_shape = node.integers("kernel_shape")
+    if kernel_shape is not None and tuple(kernel_shape) != kernel[2:]:
+        detail = f"{kernel_shape} differs from the weight's {list(kernel[2:])}"
+        node.fail("attributes.kernel_shape", detail)
     same_size = node.text("auto_pad", "NOTSET") in ("SAME_UPPER", "SAME_LOWER")
     size = []
     for axis in range(rank):
@@ -233,8 +253,7 @@ def max_unpool(node: Node) -> Shapes:
     kernel = node.integers("kernel_shape")
     if kernel is None:
         node.fail("attributes.kernel_shape", "MaxUnpool needs it")
-    strides = node.integers("strides") or [1] * len(kernel)
-    pads = node.integers("pads") or [0] * (2 * len(kernel))
+    strides, _, pads = window_settings(node, kernel, len(node.x.shape) - 2)
     size = [
         (extent - 1) * s - pads[a] - pads[len(kernel) + a] + k
         for a, (extent, s, k) in enumerate(zip(node.x.shape[2:], strides, kernel, strict=True))
@@ -314,6 +333,16 @@ def recurrent(gates: int) -> Callable[[Node], Shapes]:
     def rule(node: Node) -> Shapes:
         shape = node.x.shape
         directions, features, hidden = recurrent_sizes(node)
+        weight, recurrence = node.parameter("weight"), node.parameter("recurrence")
+        if weight is not None and recurrence is not None:
+            rows = {math.prod(weight.shape) // max(1, directions * features),
+                    math.prod(recurrence.shape) // max(1, directions * hidden)}  # fmt: skip
+            if rows != {gates * hidden}:
+                node.fail(
+                    "parameters",
+                    f"weights {list(weight.shape)} and {list(recurrence.shape)} do not have "
+                    f"{gates} gates of {hidden} units",
+                )
         if len(shape) != 3 or features != shape[-1]:
             node.fail("inputs", f"the input is {list(shape)}; the weight reads {features} features")
         if node.integer("layout", 0):
@@ -353,9 +382,15 @@ def einsum(node: Node) -> Shapes:
     for subscript, shape in zip(labels, einsum_shapes(node), strict=True):
         if len(subscript) != len(shape):
             node.fail("attributes.equation", f"{subscript!r} for a tensor {list(shape)}")
-        sizes.update({k: v for k, v in zip(subscript, shape, strict=True) if v != 1})
-        for label in subscript:
-            sizes.setdefault(label, 1)
+        for label, extent in zip(subscript, shape, strict=True):
+            known = sizes.setdefault(label, extent)
+            if known == 1:
+                sizes[label] = extent
+            elif extent not in (1, known) and not isinstance(extent, Symbol):
+                node.fail("attributes.equation", f"{label!r} is both {known} and {extent}")
+    unknown = [label for label in out if label not in sizes]
+    if unknown:
+        node.fail("attributes.equation", f"no operand has the label {unknown[0]!r}")
     return [([sizes[label] for label in out], node.x.dtype)]
 
 
@@ -472,7 +507,10 @@ def unsqueeze_axes(node: Node) -> list[int]:
     axes = node.integer_list("axes")
     if axes is None:
         node.fail("attributes.axes", "Unsqueeze needs axes")
-    return checked_axes(node, axes, len(node.x.shape) + len(axes))
+    found = checked_axes(node, axes, len(node.x.shape) + len(axes))
+    if len(set(found)) < len(found):
+        node.fail("attributes.axes", f"{axes} names an axis twice")
+    return found
 
 
 def unsqueeze(node: Node) -> Shapes:
@@ -504,9 +542,9 @@ def concat(node: Node) -> Shapes:
     axis = node.axis(rank=rank)
     for piece in pieces:
         fits = len(piece) == rank and all(
-            a == b or a == axis_ or isinstance(a, Symbol) or isinstance(b, Symbol)
-            for axis_, (a, b) in enumerate(zip(piece, pieces[0], strict=True))
-            if axis_ != axis
+            a == b or isinstance(a, Symbol) or isinstance(b, Symbol)
+            for other, (a, b) in enumerate(zip(piece, pieces[0], strict=True))
+            if other != axis
         )
         if not fits:
             listed = ", ".join(str(list(p)) for p in pieces)
@@ -569,12 +607,14 @@ def slices(node: Node) -> list[tuple[int, slice, int]]:
         dim = node.x.shape[axis]
         if isinstance(dim, Symbol) and start == 0 and step == 1 and end >= 2**31 - 1:
             continue
-        # ONNX writes "to the front" with a negative step as a very negative end
-        stop: int | None = end
-        if step < 0 and end < -dim:
-            stop = None
-        bounds = slice(start, stop, step)
-        found.append((axis, bounds, len(range(*bounds.indices(dim)))))
+        start, end = (bound + dim if bound < 0 else bound for bound in (start, end))
+        if step > 0:
+            start, end = max(0, min(start, dim)), max(0, min(end, dim))
+        else:
+            start, end = max(0, min(start, dim - 1)), max(-1, min(end, dim - 1))
+        # -1 is "beyond the front" here; in Python it would be the last position
+        bounds = slice(start, None if end < 0 else end, step)
+        found.append((axis, bounds, len(range(dim)[bounds])))
     return found
 
 
@@ -598,6 +638,11 @@ def gather(node: Node) -> Shapes:
     data = node.x.shape if table is None else table
     axis = node.axis(default=0, rank=len(data))
     indices = gather_indices_shape(node)
+    taken = node.integer_list("indices") if "indices" in node.attributes else None
+    if taken and not isinstance(data[axis], Symbol):
+        wrong = [index for index in taken if not -data[axis] <= index < data[axis]]
+        if wrong:
+            node.fail("attributes.indices", f"{wrong[0]} on an axis of {data[axis]}")
     dtype = node.x.dtype if table is None else node.dtype
     return [((*data[:axis], *indices, *data[axis + 1 :]), dtype)]
 
@@ -618,6 +663,8 @@ def gather_nd(node: Node) -> Shapes:
         else node.input(1).shape
     )
     depth = batch + indices[-1]
+    if depth > len(node.x.shape):
+        node.fail("inputs", f"indices into {depth} axes of a tensor {list(node.x.shape)}")
     return [((*indices[:-1], *node.x.shape[depth:]), node.x.dtype)]
 
 
@@ -679,6 +726,14 @@ def resize(node: Node) -> Shapes:
     if sizes:
         if len(sizes) != len(axes):
             node.fail("attributes.sizes", f"{sizes} for {len(axes)} axes")
+        policy = node.text("keep_aspect_ratio_policy", "stretch")
+        if policy not in ("stretch", "not_larger", "not_smaller"):
+            node.fail("attributes.keep_aspect_ratio_policy", f"{policy!r} is no policy")
+        if policy != "stretch":
+            # all axes by the scale of one: the smallest, or the largest
+            ratios = [extent / shape[axis] for axis, extent in zip(axes, sizes, strict=True)]
+            scale = min(ratios) if policy == "not_larger" else max(ratios)
+            sizes = [math.floor(scale * shape[axis] + 0.5) for axis in axes]
         for axis, extent in zip(axes, sizes, strict=True):
             shape[axis] = extent
         return [(shape, node.x.dtype)]
@@ -695,6 +750,8 @@ def depth_to_space(node: Node) -> Shapes:
     """DepthToSpace."""
     n, c, h, w = four(node)
     b = node.integer("blocksize")
+    if node.text("mode", "DCR") not in ("DCR", "CRD"):
+        node.fail("attributes.mode", f"{node.text('mode', 'DCR')!r} is neither DCR nor CRD")
     if c % (b * b):
         node.fail("attributes.blocksize", f"{b * b} does not divide {c} channels")
     return [((n, c // (b * b), h * b, w * b), node.x.dtype)]
@@ -704,6 +761,8 @@ def space_to_depth(node: Node) -> Shapes:
     """SpaceToDepth."""
     n, c, h, w = four(node)
     b = node.integer("blocksize")
+    if h % b or w % b:
+        node.fail("attributes.blocksize", f"{b} does not divide {h} x {w} positions")
     return [((n, c * b * b, h // b, w // b), node.x.dtype)]
 
 
@@ -750,7 +809,9 @@ def top_k(node: Node) -> Shapes:
         node.fail("attributes.k", "TopK needs k")
     shape = list(node.x.shape)
     axis = node.axis(default=-1)
-    shape[axis] = min(k[0], shape[axis])
+    if k[0] < 0 or (not isinstance(shape[axis], Symbol) and k[0] > shape[axis]):
+        node.fail("attributes.k", f"the {k[0]} largest of {shape[axis]}")
+    shape[axis] = k[0]
     return [(shape, node.x.dtype), (shape, "int64")]
 
 
@@ -853,8 +914,7 @@ def one_hot(node: Node) -> Shapes:
     if not depth:
         node.fail("attributes.depth", "OneHot needs a depth")
     shape = list(node.x.shape)
-    axis = node.integer("axis", -1)
-    shape.insert(axis % (len(shape) + 1), depth[0])
+    shape.insert(node.axis(default=-1, rank=len(shape) + 1), depth[0])
     return [(shape, node.layer.outputs[0].dtype or node.dtype)]
 
 

@@ -6,12 +6,13 @@ A new operator is one row, and one hand-computed expectation in tests/core/test_
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
 from latency_service.core.ops import contractions, implied, layouts, shapes, values
-from latency_service.core.ops.op import Op, Traffic, ValueRule
+from latency_service.core.ops.op import Op, Traffic, ValueRule, checked, guarded
 
 _ROLES = {"B": "bias"}
 _NORM = {"scale": "gamma", "B": "beta", "bias": "beta"}
@@ -823,7 +824,7 @@ def _rows() -> dict[str, Op]:
         for op in rows():
             if op.name in table:
                 raise RuntimeError(f"operator {op.name} has two rows")
-            table[op.name] = op
+            table[op.name] = replace(op, shape=checked(op.shape), channels=guarded(op.channels))
     return table
 
 

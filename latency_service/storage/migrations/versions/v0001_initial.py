@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import sqlalchemy as sa
 from alembic import op
-from sqlalchemy.dialects.postgresql import JSONB
 
 revision = "0001"
 down_revision = None
@@ -83,7 +82,7 @@ def _make_profile_tables() -> None:
         sa.Column("digest", sa.String, nullable=False),
         sa.Column("origin", sa.String, nullable=False),
         sa.Column("created_at", _MOMENT, nullable=False),
-        sa.Column("profile", sa.JSON().with_variant(JSONB(), "postgresql"), nullable=False),
+        sa.Column("profile", sa.JSON(), nullable=False),
         sa.ForeignKeyConstraint(["device"], ["devices.slug"], name="fk_revisions_device"),
         sa.UniqueConstraint("device", "revision", name="uq_revisions_device_revision"),
         sa.UniqueConstraint(
