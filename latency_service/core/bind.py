@@ -244,11 +244,7 @@ class Binder:
         twin = Binder(
             self.dtype, self.replacing, self.symbols, self.unknown_ops, self.changed, self.symbolic
         )
-        twin.assumptions, twin.problems, twin.unknown = (
-            self.assumptions,
-            self.problems,
-            self.unknown,
-        )
+        twin.assumptions, twin.unknown = self.assumptions, self.unknown
         twin.tensors = {
             name: None if t is None else Tensor(t.name, t.shape, t.dtype, t.value)
             for name, t in self.tensors.items()
@@ -289,9 +285,9 @@ class Binder:
         ):
             self._declare_all(layer)
             return []
-        if layer.op in control.EXPANDED:
-            return self._expand(layer, inputs, prefix)
         op = OPS.get(layer.op)
+        if op is not None and op.expanded:
+            return self._expand(layer, inputs, prefix)
         if op is None:
             if self.unknown_ops != "freeze":
                 self.unknown.append(Problem(prefix + layer.name, "op", _unknown_op(layer.op)))

@@ -12,6 +12,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 import numpy as np
+import numpy.typing as npt
 
 from latency_service.core.graph import Parameter
 from latency_service.core.node import IdArray, Node
@@ -27,12 +28,15 @@ class Place:
     Attributes:
         role: "weight", "gamma", "input" or "output".
         axis: the axis whose position p holds id p of `ids`, read in order.
+        along: where the ids vary along several axes, the one that is meant: the place counts if in
+            the end all ids at a position of it are one channel.
     """
 
     node: Node
     role: str
     axis: int
     ids: IdArray
+    along: int | None = None
 
 
 @dataclass(slots=True)
@@ -111,9 +115,11 @@ class Tracker:
 
     # --- what must be cut ----------------------------------------------------------------------
 
-    def place(self, node: Node, role: str, axis: int, ids: IdArray) -> None:
-        """Record that position p of `axis` holds id p of `ids`."""
-        self.places.append(Place(node, role, axis, ids))
+    def place(
+        self, node: Node, role: str, axis: int, ids: IdArray, along: int | None = None
+    ) -> None:
+        """Record that position p of `axis` holds id p of `ids`, see `Place`."""
+        self.places.append(Place(node, role, axis, ids, along))
 
     def learned(self, node: Node, parameter: Parameter | None, axes: dict[int, IdArray]) -> None:
         """Record the channels of a parameter, tying them where its id was seen before.
@@ -252,6 +258,40 @@ def partition(tracker: Tracker, arrays: list[IdArray]) -> Partition:
     )
 
 
+def boxed(tracker: Tracker, part: Partition, arrays: list[IdArray]) -> bool:
+    """Tie channels until what is left of every tensor is a box; tells whether there was a need.
+
+    A channel axis seen as rows and columns (channel shuffle, heads) would be left with holes. The
+    axis that keeps most channels apart stays; each of its positions lives and dies as a whole.
+    """
+    prunable = np.zeros(int(part.group_of.max(initial=0)) + 1, dtype=bool)
+    prunable[: len(part.prunable)] = part.prunable
+    unit = part.group_of * (part.index_of.max(initial=0) + 1) + part.index_of
+    # ids tied in this pass: what else holds them has to be looked at anew
+    stale = np.zeros(tracker.count, dtype=bool)
+    for ids in arrays:
+        if ids.size == max(ids.shape, default=1) or not prunable[part.group_of[ids]].any():
+            continue
+        units = unit[ids]
+        varying = [a for a in range(ids.ndim) if (units != units.take([0], a)).any()]
+        if len(varying) < 2 or stale[ids].any():
+            continue
+        free = prunable[part.group_of[ids]]
+        kept = max(varying, key=lambda axis: _apart(units, free, axis))
+        tracker.collapse(ids, (kept,))
+        stale[ids] = True
+    return bool(stale.any())
+
+
+def _apart(units: IdArray, free: npt.NDArray[np.bool_], axis: int) -> int:
+    """How many prunable channels are left if all at a position of an axis are one."""
+    _, labels = np.unique(units, return_inverse=True)
+    labels = labels.reshape(units.shape)
+    slabs = np.moveaxis(labels, axis, 0).reshape(units.shape[axis], -1)
+    root = roots(int(labels.max()) + 1, [(slabs[:, :1], slabs)])
+    return np.setdiff1d(root[labels], root[labels[~free]]).size
+
+
 Share = tuple[tuple[int, float], ...]
 
 
@@ -281,8 +321,20 @@ class Run:
     index: tuple[tuple[int, ...], ...] | None = None
 
 
-def runs(part: Partition, ids: IdArray) -> tuple[Run, ...]:
-    """Where the channels of each group sit along an axis that holds `ids`."""
+def runs(part: Partition, ids: IdArray, along: int | None = None) -> tuple[Run, ...]:
+    """Where the channels of each group sit along an axis that holds `ids`.
+
+    Args:
+        along: the axis of `ids` that is meant, where they vary along several; there is nothing to
+            say if a position of it holds several channels.
+    """
+    if along is not None:
+        ids = np.moveaxis(ids, along, 0).reshape(ids.shape[along], -1)
+        first = ids[:, :1]
+        for what in (part.group_of, part.index_of):
+            if (what[ids] != what[first]).any():
+                return ()
+        ids = first
     ids = ids.reshape(-1)
     groups = part.group_of[ids]
     found: list[Run] = []

@@ -6,7 +6,7 @@ times a constant trip count.
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from latency_service.core.errors import GraphError, Problem
@@ -17,8 +17,6 @@ from latency_service.core.traffic import standalone
 
 if TYPE_CHECKING:
     from latency_service.core.bind import Binder
-
-EXPANDED = frozenset({"If", "Loop", "Scan"})
 
 # Weighs bytes against FLOPs where no device is given: the ridge point of a middling accelerator.
 _FLOPS_PER_BYTE = 16.0
@@ -44,9 +42,25 @@ def _graph(layer: Layer, key: str, prefix: str) -> LayerGraph:
     return graph
 
 
+@dataclass(slots=True)
+class _Inner:
+    """What running an inner graph once comes to."""
+
+    nodes: list[Node]
+    outputs: list[Tensor | None]
+    problems: list[Problem]
+
+    @property
+    def cost(self) -> float:
+        return sum(
+            node.times * max(node.flops.constant, _FLOPS_PER_BYTE * node.moved_bytes)
+            for node in self.nodes
+        )
+
+
 def _run(
     binder: Binder, graph: LayerGraph, prefix: str, feeds: list[Tensor | None], times: float = 1.0
-) -> Expansion:
+) -> _Inner:
     """Bind an inner graph; its nodes are costed on their own, at full width."""
     inner = binder.inner()
     for position, declared in enumerate(graph.inputs):
@@ -56,32 +70,39 @@ def _run(
     for node in nodes:
         node.frozen = True
         node.times *= times
-    standalone(nodes)
-    return nodes, [inner.tensors[name] for name in graph.outputs]
-
-
-def _cost(nodes: list[Node]) -> float:
-    return sum(
-        node.times * max(node.flops.constant, _FLOPS_PER_BYTE * node.moved_bytes) for node in nodes
-    )
+    if not binder.symbolic and not inner.problems and not inner.unknown:
+        standalone(nodes)
+    return _Inner(nodes, [inner.tensors[name] for name in graph.outputs], inner.problems)
 
 
 def _if(binder: Binder, layer: Layer, inputs: list[Tensor | None], prefix: str) -> Expansion:
     name = prefix + layer.name
     condition = inputs[0] if inputs else None
-    branches = ("then_branch", "else_branch")
+    branches = ["then_branch", "else_branch"]
     if condition is not None and condition.value is not None and condition.value.size == 1:
-        key = branches[0] if bool(condition.value.reshape(-1)[0]) else branches[1]
-        nodes, outputs = _run(binder, _graph(layer, key, prefix), f"{name}/{key}/", [])
-        return _with_captures(binder, layer, inputs, nodes, outputs, prefix)
+        branches = [branches[0] if bool(condition.value.reshape(-1)[0]) else branches[1]]
     found = {
         key: _run(binder, _graph(layer, key, prefix), f"{name}/{key}/", []) for key in branches
     }
-    dearer = max(branches, key=lambda key: _cost(found[key][0]))
-    if not binder.symbolic:
+    possible = {key: inner for key, inner in found.items() if not inner.problems}
+    if not possible:
+        binder.problems += [problem for inner in found.values() for problem in inner.problems]
+        return [], [None] * len(layer.outputs)
+    if binder.symbolic and len(possible) > 1:
+        pairs = zip(*(inner.outputs for inner in possible.values()), strict=False)
+        agreed = [a if a and b and a.shape == b.shape else None for a, b in pairs]
+        return [], [*agreed, *[None] * (len(layer.outputs) - len(agreed))]
+    dearer = max(possible, key=lambda key: possible[key].cost)
+    if len(possible) < len(branches):
+        other = next(iter(set(branches) - {dearer}))
+        binder.assumptions.append(
+            f"layer {name!r}: charged the {dearer} of an If; its {other} is impossible at these "
+            f"sizes ({found[other].problems[0]})"
+        )
+    elif len(branches) > 1:
         binder.assumptions.append(f"layer {name!r}: charged the {dearer} of an If, the dearer one")
-    nodes, outputs = found[dearer]
-    return _with_captures(binder, layer, inputs, nodes, outputs, prefix)
+    inner = possible[dearer]
+    return _with_captures(binder, layer, inputs, inner.nodes, inner.outputs, prefix)
 
 
 def _loop(binder: Binder, layer: Layer, inputs: list[Tensor | None], prefix: str) -> Expansion:
@@ -106,13 +127,15 @@ def _loop(binder: Binder, layer: Layer, inputs: list[Tensor | None], prefix: str
     carried = inputs[-(len(body.inputs) - 2) :] if len(body.inputs) > 2 else []
     counter = Tensor("iteration", (), "int64")
     going = Tensor("condition", (), "bool")
-    nodes, results = _run(binder, body, f"{name}/body/", [counter, going, *carried], times=trips)
+    inner = _run(binder, body, f"{name}/body/", [counter, going, *carried], times=trips)
+    binder.problems += inner.problems
+    results = inner.outputs
     states = results[1 : 1 + len(carried)]
     scans = [
         None if t is None else Tensor(t.name, (trips, *t.shape), t.dtype)
         for t in results[1 + len(carried) :]
     ]
-    return _with_captures(binder, layer, inputs, nodes, [*states, *scans], prefix)
+    return _with_captures(binder, layer, inputs, inner.nodes, [*states, *scans], prefix)
 
 
 def _scan(binder: Binder, layer: Layer, inputs: list[Tensor | None], prefix: str) -> Expansion:
@@ -134,7 +157,9 @@ def _scan(binder: Binder, layer: Layer, inputs: list[Tensor | None], prefix: str
         shape = list(tensor.shape)
         del shape[axis]
         feeds.append(Tensor(tensor.name, tuple(shape), tensor.dtype))
-    nodes, results = _run(binder, body, f"{name}/body/", feeds, times=trips)
+    inner = _run(binder, body, f"{name}/body/", feeds, times=trips)
+    binder.problems += inner.problems
+    results = inner.outputs
     scans: list[Tensor | None] = []
     places = layer.attributes.get("scan_output_axes") or [0] * (len(results) - len(states))
     for result, place in zip(results[len(states) :], places, strict=True):
@@ -144,7 +169,9 @@ def _scan(binder: Binder, layer: Layer, inputs: list[Tensor | None], prefix: str
         stacked = list(result.shape)
         stacked.insert(place if place >= 0 else len(stacked) + 1 + place, trips)
         scans.append(Tensor(result.name, tuple(stacked), result.dtype))
-    return _with_captures(binder, layer, inputs, nodes, [*results[: len(states)], *scans], prefix)
+    return _with_captures(
+        binder, layer, inputs, inner.nodes, [*results[: len(states)], *scans], prefix
+    )
 
 
 def _with_captures(

@@ -20,6 +20,7 @@ from latency_service.core.channels import (
     Run,
     Share,
     Tracker,
+    boxed,
     partition,
     runs,
     shares,
@@ -160,9 +161,9 @@ class _Builder:
                 tracker.freeze(tensor.ids)
         self._exclude()
         arrays = self._arrays()
-        part = partition(tracker, arrays)
+        part = self._partition(arrays)
         if self.pruning.force_group and self._force(part):
-            part = partition(tracker, arrays)
+            part = self._partition(arrays)
         while True:
             self._shares = {}
             rows = [self._row(node, part) for node in nodes]
@@ -176,6 +177,12 @@ class _Builder:
             self._fuse(rows, part, self.fusion)
         return self._assemble(rows, part)
 
+    def _partition(self, arrays: list[IdArray]) -> Partition:
+        part = partition(self.tracker, arrays)
+        while boxed(self.tracker, part, arrays):
+            part = partition(self.tracker, arrays)
+        return part
+
     def _fuse(self, rows: list[_Row], part: Partition, rules: FusionRules) -> None:
         def same(left: IdArray | None, right: IdArray | None) -> bool:
             if left is None or right is None:
@@ -186,12 +193,22 @@ class _Builder:
             host = rows[chain.host]
             before = sum(amount for _, amount in traffic.writes(host.node))
             ids = host.node.outputs[0].ids
-            after = chain.end.bytes + sum(amount for _, amount in chain.extras)
+            after = chain.end.bytes
+            for extra, amount in chain.extras:
+                if extra is None:
+                    host.bytes[0] += amount
+                else:
+                    after += amount
             for member in chain.members:
                 if member == chain.host:
                     continue
                 kernel = traffic.kernels(rows[member].node)
-                after += kernel.at(0, 0 if ids is None else ids.size)
+                host.bytes[0] += kernel.constant
+                if ids is not None:
+                    # the member's output has the host's channels, perhaps less often
+                    own = rows[member].node.outputs[0].ids
+                    assert own is not None
+                    after += kernel.per_out * own.size
                 rows[member].bytes = [0.0, 0.0, 0.0, 0.0]
                 rows[member].fused_into = chain.host
                 host.fuses.append(member)
@@ -216,11 +233,13 @@ class _Builder:
     def _arrays(self) -> list[IdArray]:
         found: dict[int, IdArray] = {}
         for node in self.network.nodes:
+            if node.frozen:
+                continue
             for ids in node.in_ids:
                 if ids is not None:
                     found[id(ids)] = ids
             for tensor in node.outputs:
-                if tensor.ids is not None and not node.frozen:
+                if tensor.ids is not None:
                     found[id(tensor.ids)] = tensor.ids
         return list(found.values())
 
@@ -284,7 +303,7 @@ class _Builder:
             row.bytes = [total, 0.0, 0.0, 0.0]
             row.free = traffic.is_free(node)
             return row
-        pieces = node.layer.op in _PIECEWISE
+        pieces = node.layer.op in _PIECEWISE and _follow_each_other(node)
         sides = list(traffic.reads(node))
         row.reads, read_rate, read_rest = self._side(row, part, sides, pieces)
         sides = list(traffic.writes(node))
@@ -398,11 +417,12 @@ class _Builder:
 
     def _groups(self, part: Partition) -> tuple[Group, ...]:
         members: list[list[Member]] = [[] for _ in part.sizes]
-        cache: dict[int, tuple[Run, ...]] = {}
+        cache: dict[tuple[int, int | None], tuple[Run, ...]] = {}
         for place in self.tracker.places:
-            found = cache.get(id(place.ids))
+            key = id(place.ids), place.along
+            found = cache.get(key)
             if found is None:
-                found = cache[id(place.ids)] = runs(part, place.ids)
+                found = cache[key] = runs(part, place.ids, place.along)
             for run in found:
                 if run.group < len(members):
                     members[run.group].append(Member(place.node.name, place.role, place.axis, run))
@@ -412,8 +432,14 @@ class _Builder:
         )
 
 
-# Operators whose inputs follow each other along the channels: one entry a piece.
+# Operators whose inputs may follow each other along the channels: then one entry a piece.
 _PIECEWISE = frozenset({"Concat", "QLinearConcat"})
+
+
+def _follow_each_other(node: Node) -> bool:
+    """Whether the pieces' channels add up; joined along positions they are the same ones."""
+    out = node.outputs[0].ids
+    return out is not None and out.size == sum(ids.size for ids in node.in_ids if ids is not None)
 
 
 class _Row:

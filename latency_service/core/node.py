@@ -28,6 +28,10 @@ Dims = tuple[int, ...]
 MOST_VALUES = 4096
 
 
+# Counts up to here are exact in float64.
+MOST_ELEMENTS = 1 << 53
+
+
 class Symbolic(Exception):
     """Arithmetic on a dimension that is still a name."""
 
@@ -59,6 +63,9 @@ class Tensor:
         value: what it holds, where that follows from shapes and constants alone.
         ids: channel ids, of the tensor's rank: full size along the axes that hold channels, 1
             along the others; None: its channels are nobody's to prune.
+
+    Raises:
+        ValueError: for a shape that no tensor has, and an unknown dtype.
     """
 
     __slots__ = ("dtype", "ids", "name", "shape", "value")
@@ -70,6 +77,12 @@ class Tensor:
         dtype: str,
         value: npt.NDArray[Any] | None = None,
     ) -> None:
+        elements = 1
+        for dim in shape:
+            if not isinstance(dim, Symbol):
+                elements *= dim if dim >= 0 else MOST_ELEMENTS + 1
+        if elements > MOST_ELEMENTS or dtype not in BYTES_PER_ELEMENT:
+            raise ValueError(f"no tensor {name!r} can be {dtype} {list(shape)}")
         self.name = name
         self.shape = shape
         self.dtype = dtype

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from latency_service.core.channels import Tracker
 from latency_service.core.forms import BilinearForm
 from latency_service.core.graph import Parameter
-from latency_service.core.node import IdArray, Node
+from latency_service.core.node import Dims, IdArray, Node
 from latency_service.core.ops import Traffic
 from latency_service.core.ops.layouts import follows
 from latency_service.core.units import BYTES_PER_ELEMENT
@@ -69,15 +69,25 @@ def kernels(node: Node) -> BilinearForm:
     for parameter in node.parameters:
         if parameter.role != "weight" or node.op.traffic is Traffic.TOUCH:
             continue
-        size = math.prod(parameter.shape)
-        if size == max(parameter.shape, default=1):
+        if _is_vector(parameter.shape, ids):
             continue
-        total = size * parameter_bytes(node, parameter)
+        total = math.prod(parameter.shape) * parameter_bytes(node, parameter)
         if ids is not None and follows(parameter.shape, ids):
             per_out += total / ids.size
         else:
             constant += total
     return BilinearForm(constant=constant, per_out=per_out)
+
+
+def _is_vector(shape: Dims, ids: IdArray | None) -> bool:
+    """Whether a learned operand has no more than one number per channel.
+
+    One along the channels is told from a map of one channel by the other axes being 1.
+    """
+    if ids is None or len(shape) == 1:
+        return math.prod(shape) == max(shape, default=1)
+    offset = ids.ndim - len(shape)
+    return all(ids.shape[axis + offset] > 1 for axis, extent in enumerate(shape) if extent > 1)
 
 
 def standalone(nodes: list[Node]) -> None:

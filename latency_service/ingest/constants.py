@@ -23,6 +23,9 @@ from latency_service.core.ops.shapes import DTYPE_CODES
 
 Array = npt.NDArray[Any]
 
+# Beyond this an extent is a mistake or an attack, not a network.
+LARGEST_EXTENT = 2**31 - 1
+
 _EXTERNAL = onnx.TensorProto.EXTERNAL
 _NUMPY = {
     "float64": np.float64, "float32": np.float32, "float16": np.float16,
@@ -106,7 +109,7 @@ def from_tensor(tensor: onnx.TensorProto, name: str, initializer: bool) -> Const
         )
     dtype = dtype_name(tensor.data_type, f"tensor {name!r}")
     shape = tuple(tensor.dims)
-    if shape and min(shape) < 0:
+    if shape and not 0 <= min(shape) <= max(shape) <= LARGEST_EXTENT:
         raise ModelFileError(f"tensor {name!r} has the impossible shape {list(shape)}")
     return Constant(name, shape, dtype, dtype, initializer, lambda: _elements(tensor, name, dtype))
 
@@ -160,9 +163,9 @@ def fold(
     node = Node(layer, op, tensors, "float32", layer.name)
     try:
         found = [(tuple(int(d) for d in dims), dtype) for dims, dtype in op.shape(node)]
+        node.outputs = [Tensor(layer.name, dims, cast_to or dtype) for dims, dtype in found]
     except (Symbolic, GraphError, ArithmeticError, ValueError, TypeError, LookupError):
         return None
-    node.outputs = [Tensor(layer.name, dims, cast_to or dtype) for dims, dtype in found]
     first = operands[0] if operands else None
     view = first if layer.op in _VIEWS else None
     made = []

@@ -27,10 +27,10 @@ from typing_extensions import TypedDict
 from latency_service.core.errors import GraphError, Problem
 from latency_service.core.graph import LayerGraph, graph_from_json
 from latency_service.core.units import BYTES_PER_ELEMENT
+from latency_service.ingest.constants import LARGEST_EXTENT
 
 _STRICT = ConfigDict(extra="forbid", strict=True)
-# Beyond this an extent or a list is a mistake or an attack, not a network.
-_LARGEST_EXTENT = 2**31 - 1
+# Beyond this a list is a mistake or an attack, not a network.
 _DEEPEST_LIST = 16
 
 
@@ -72,10 +72,10 @@ def _attribute(value: Any, depth: int = 0) -> Any:
 
 Name = Annotated[str, StringConstraints(min_length=1, max_length=1000)]
 TensorName = Annotated[str, StringConstraints(max_length=1000)]
-Extent = Annotated[int, Field(gt=0, le=_LARGEST_EXTENT)]
+Extent = Annotated[int, Field(gt=0, le=LARGEST_EXTENT)]
 Dimension = Extent | Name
 # what data selects may be empty
-WrittenDimension = Annotated[int, Field(ge=0, le=_LARGEST_EXTENT)] | Name
+WrittenDimension = Annotated[int, Field(ge=0, le=LARGEST_EXTENT)] | Name
 Dtype = Annotated[
     str,
     AfterValidator(_known_dtype),

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 
 import onnx
 
+from latency_service.core.errors import ModelFileError
 from latency_service.core.graph import (
     GraphInput,
     Layer,
@@ -32,7 +33,7 @@ from latency_service.ingest.constants import (
     from_tensor,
 )
 from latency_service.ingest.declared import Model, TensorType
-from latency_service.ingest.operands import Operands, sort_operands
+from latency_service.ingest.operands import Operands, parameter, sort_operands
 from latency_service.ingest.order import HOLDS_GRAPHS, needed_nodes
 from latency_service.ingest.text import check_text
 
@@ -106,6 +107,8 @@ class GraphReader:
     def read_node(self, node: onnx.NodeProto, given: list[str], written: list[str]) -> None:
         """Write the layer of a node, or note that what it writes is constant."""
         check_text((node.name, node.op_type, node.domain))
+        if not node.op_type:
+            raise ModelFileError(f"node {node.name!r} names no operator")
         op_name, op = _operator(node)
         constants, foldable = self.constants, self.foldable
         if self.inner:
@@ -204,10 +207,7 @@ class GraphReader:
         constant = self.constants[name]
         value = constant.value if constant.is_setting else None
         setting = None if value is None else as_setting(value)
-        role = "state" if constant.is_setting else "weight"
-        learned = Parameter(
-            role, constant.shape, constant.stored, None if constant.is_setting else constant.id
-        )
+        held = () if setting is not None else (_held(constant),)
         self.layers.append(
             Layer(
                 self.unique(name, "Constant", [name]),
@@ -215,7 +215,7 @@ class GraphReader:
                 (),
                 (Output(name, None if setting is not None else constant.shape, constant.dtype),),
                 {} if setting is None else {"value": setting},
-                (learned,) if setting is None else None,
+                held or None,
             )
         )
         self.tensors.add(name)
@@ -282,6 +282,10 @@ class GraphReader:
             candidate = f"{name}_{number}"
         self.used_names.add(candidate)
         return candidate
+
+
+def _held(constant: Constant) -> Parameter:
+    return parameter("state" if constant.is_setting else "weight", constant)
 
 
 def _element_type(info: onnx.ValueInfoProto) -> str | None:

@@ -13,7 +13,7 @@ from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 
 from latency_service.core.errors import GraphError, ModelFileError, Problem
 from latency_service.core.graph import Dim, GraphInput, LayerGraph
-from latency_service.ingest.constants import dtype_name
+from latency_service.ingest.constants import LARGEST_EXTENT, dtype_name
 from latency_service.ingest.declared import Model
 from latency_service.ingest.nodes import GraphReader
 from latency_service.ingest.strip import strip_weights
@@ -95,6 +95,8 @@ def _inputs(infos: list[onnx.ValueInfoProto]) -> tuple[GraphInput, ...]:
     for info in infos:
         tensor = info.type.tensor_type
         where = f"inputs.{info.name}"
+        if not info.name:
+            raise ModelFileError("an input of the model has no name")
         if not info.type.HasField("tensor_type"):
             kind = info.type.WhichOneof("value") or "no type"
             problems.append(Problem(None, where, f"is {kind}; only tensors can be costed"))
@@ -123,6 +125,8 @@ def _inputs(infos: list[onnx.ValueInfoProto]) -> tuple[GraphInput, ...]:
 
 
 def _dim(dim: onnx.TensorShapeProto.Dimension, nameless: str) -> Dim:
+    if dim.dim_value > LARGEST_EXTENT:
+        raise ModelFileError(f"dimension {nameless} is {dim.dim_value}, which no tensor has")
     if dim.dim_value > 0:
         return dim.dim_value
     return nameless if dim.dim_param.strip() in _NAMELESS else dim.dim_param

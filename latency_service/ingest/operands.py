@@ -6,9 +6,10 @@ from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import dataclass, field
 from typing import Any
 
+from latency_service.core.errors import ModelFileError
 from latency_service.core.graph import Parameter
 from latency_service.core.ops.op import Op
-from latency_service.ingest.constants import Constant, as_setting
+from latency_service.ingest.constants import LARGEST_EXTENT, Constant, as_setting
 
 # Roles in which the same array may stand in several layers and then counts once.
 _LEARNED = frozenset({"weight", "recurrence", "bias", "gamma", "beta", "mean", "variance"})
@@ -76,6 +77,7 @@ def sort_operands(
     )
     arithmetic = op.value is not None and _is_shape_arithmetic(given, held, foldable)
     places: list[int] = []
+    empty = 0
     for position, (name, key, constant) in enumerate(zip(given, keys, held, strict=True)):
         fixed = key in op.constants and all_fixed
         role = op.roles.get(key)
@@ -86,6 +88,9 @@ def sort_operands(
                 found.inputs.append("")
         elif constant is None:
             found.inputs.append(name)
+        elif op_name == "Concat" and not constant.size:
+            # nothing to join: what exporters write for an empty cache
+            empty += 1
         elif fixed:
             value = None if constant.value is None else as_setting(constant.value)
             if value is not None:
@@ -94,7 +99,7 @@ def sort_operands(
             _stay(found, name)
         else:
             found.parameters.append(_parameter(op, role, constant))
-            places.append(position)
+            places.append(position - empty)
     while found.inputs and not found.inputs[-1]:
         found.inputs.pop()
     if op_name == "Resize" and names == ("X", "scales") and len(found.inputs) == 2:
@@ -128,9 +133,7 @@ def _unknown(found: Operands, given: Sequence[str], held: Sequence[Constant | No
         elif constant.is_setting:
             _stay(found, name)
         else:
-            found.parameters.append(
-                Parameter("weight", constant.shape, constant.stored, constant.id)
-            )
+            found.parameters.append(parameter("weight", constant))
     while found.inputs and not found.inputs[-1]:
         found.inputs.pop()
 
@@ -143,9 +146,19 @@ def _stay(found: Operands, name: str) -> None:
 def _parameter(op: Op, role: str, constant: Constant) -> Parameter:
     if role == "weight" and not op.contraction and op.name != "Gather" and constant.is_setting:
         role = "state"
-    return Parameter(
-        role, constant.shape, constant.stored, constant.id if role in _LEARNED else None
-    )
+    return parameter(role, constant)
+
+
+def parameter(role: str, constant: Constant) -> Parameter:
+    """A constant as something that a layer stores.
+
+    Raises:
+        ModelFileError: if no array has its shape.
+    """
+    shape = constant.shape
+    if shape and not 0 < min(shape) <= max(shape) <= LARGEST_EXTENT:
+        raise ModelFileError(f"tensor {constant.id!r}, a {role}, has the shape {list(shape)}")
+    return Parameter(role, shape, constant.stored, constant.id if role in _LEARNED else None)
 
 
 # --- operators whose conventions here differ from ONNX's -----------------------------------------

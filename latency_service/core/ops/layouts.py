@@ -107,47 +107,53 @@ def group_norm(node: Node, tracker: Tracker) -> None:
 def norm_over(node: Node, tracker: Tracker) -> None:
     """LayerNormalization and its kin: statistics over the last axes see a zeroed channel."""
     axis = node.axis(default=-1)
-    _freeze_axes(node, tracker, range(axis, len(node.x.shape)))
-    node.outputs[0].ids = node.x.ids
+    ids = _mix(node, tracker, range(axis, len(node.x.shape)))
+    node.outputs[0].ids = ids
     for output in node.outputs[3:]:
-        output.ids = node.x.ids
+        output.ids = ids
     for tensor in node.inputs[1:]:
         tracker.freeze(None if tensor is None else tensor.ids)
-    _count(node, node.x.ids)
+    # scale and shift lie along the frozen axes
+    _count(node, None)
 
 
 def softmax(node: Node, tracker: Tracker) -> None:
     """Softmax, Hardmax, LpNormalization: as LayerNormalization, over one axis."""
-    _freeze_axes(node, tracker, (node.axis(default=-1),))
-    node.outputs[0].ids = node.x.ids
+    node.outputs[0].ids = _mix(node, tracker, (node.axis(default=-1),))
 
 
 def neighbours(node: Node, tracker: Tracker) -> None:
     """LRN: a channel sees its neighbours."""
-    _freeze_axes(node, tracker, (1,))
-    node.outputs[0].ids = node.x.ids
+    node.outputs[0].ids = _mix(node, tracker, (1,))
 
 
 def mean_variance(node: Node, tracker: Tracker) -> None:
     """MeanVarianceNormalization: by default over all axes but the channels."""
-    axes = node.integers("axes")
-    if axes is not None:
-        _freeze_axes(node, tracker, shapes.checked_axes(node, axes, len(node.x.shape)))
-    node.outputs[0].ids = node.x.ids
+    axes = node.integers("axes") or ()
+    mixed = shapes.checked_axes(node, axes, len(node.x.shape))
+    node.outputs[0].ids = _mix(node, tracker, mixed)
 
 
 def along_axis(node: Node, tracker: Tracker) -> None:
     """CumSum and the like: channels on other axes pass."""
     rank = len(node.x.shape)
     axis = node.integer_list("axis") or list(range(rank))
-    _freeze_axes(node, tracker, shapes.checked_axes(node, axis, rank))
-    node.outputs[0].ids = node.x.ids
+    node.outputs[0].ids = _mix(node, tracker, shapes.checked_axes(node, axis, rank))
 
 
-def _freeze_axes(node: Node, tracker: Tracker, axes: Iterable[int]) -> None:
-    ids = node.x.ids
-    if ids is not None and any(ids.shape[axis] > 1 for axis in axes):
-        tracker.freeze(ids)
+def _mix(node: Node, tracker: Tracker, axes: Iterable[int]) -> IdArray | None:
+    """Channels of the input where positions along `axes` see each other: these freeze.
+
+    Where channels vary along other axes too (heads), each of those dies with all it mixes.
+    """
+    ids, mixed = node.x.ids, set(axes)
+    if ids is None or all(ids.shape[axis] == 1 for axis in mixed):
+        return ids
+    others = [axis for axis, extent in enumerate(ids.shape) if extent > 1 and axis not in mixed]
+    if others:
+        return tracker.collapse(ids, others)
+    tracker.freeze(ids)
+    return ids
 
 
 # --- elementwise -----------------------------------------------------------------------------------
@@ -247,8 +253,12 @@ def _with_parameter(
     touched = [axis for axis in range(rank) if ids.shape[axis] > 1 and dims[axis] > 1]
     varying = [axis for axis in range(rank) if ids.shape[axis] > 1]
     if touched and len(varying) > 1:
+        others = [axis for axis in varying if axis not in touched]
+        if touched == [rank - 1] and len(others) == 1:
+            # one entry per dimension of a head: the heads share it, it outlives each of them
+            touched = others
         # a vector per head, say: what shares an entry lives and dies together
-        tracker.collapse(ids, touched)
+        return tracker.collapse(ids, touched)
     return ids
 
 
@@ -344,8 +354,8 @@ def moved(node: Node, tracker: Tracker) -> None:
         if len(tensors) == 1 and tensors[0].ids is not None:
             ids = tensors[0].ids
             for axis, extent in enumerate(ids.shape):
-                if extent > 1 and extent == ids.size:
-                    tracker.place(node, role, axis, ids)
+                if extent > 1:
+                    tracker.place(node, role, axis, ids, None if extent == ids.size else axis)
 
 
 def squeeze(node: Node, tracker: Tracker) -> None:
@@ -601,8 +611,10 @@ def arg_reduce(node: Node, tracker: Tracker) -> None:
 
 def _drop(node: Node, tracker: Tracker, ids: IdArray, gone: list[int], keep_axes: bool) -> None:
     if any(ids.shape[axis] > 1 for axis in gone):
-        tracker.freeze(ids)
-        return
+        mixed = _mix(node, tracker, gone)
+        if mixed is ids or mixed is None:
+            return
+        ids = mixed
     if not keep_axes:
         ids = ids.reshape([n for a, n in enumerate(ids.shape) if a not in gone])
     if ids.size > 1 or not gone:
@@ -614,8 +626,7 @@ def _drop(node: Node, tracker: Tracker, ids: IdArray, gone: list[int], keep_axes
 def top_k(node: Node, tracker: Tracker) -> None:
     """TopK: along the channels it freezes them."""
     axis = node.axis(default=-1)
-    _freeze_axes(node, tracker, (axis,))
-    ids = node.x.ids
+    ids = _mix(node, tracker, (axis,))
     if ids is not None and ids.shape[axis] == 1:
         for output in node.outputs:
             output.ids = ids

@@ -6,13 +6,12 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any
 
 import numpy.typing as npt
 
 from latency_service.core.graph import Parameter
-from latency_service.core.node import Node, Symbol, Symbolic
-from latency_service.core.units import BYTES_PER_ELEMENT
+from latency_service.core.node import MOST_ELEMENTS, Node, Symbolic
 
 if TYPE_CHECKING:
     from latency_service.core.channels import Tracker
@@ -22,12 +21,8 @@ ChannelRule = Callable[[Node, "Tracker"], None]
 ValueRule = Callable[[Node], Sequence[npt.NDArray[Any]]]
 ParameterRule = Callable[[Node], tuple[Parameter, ...]]
 
-
-# What a rule runs into where attributes and shapes do not fit each other in a way it does not check.
+# What a rule runs into where attributes and shapes do not fit in a way that it does not check.
 _UNREADABLE = (ArithmeticError, LookupError, TypeError, ValueError)
-
-# Counts up to here are exact in float64.
-MOST_ELEMENTS = 1 << 53
 
 
 class Traffic(Enum):
@@ -53,6 +48,7 @@ class Op:
         value: computes its outputs where all inputs are known; None: never.
         of_shapes: whether `value` needs no more than the inputs' shapes.
         contraction: whether it multiplies and accumulates (it can host a fused chain).
+        expanded: whether it is taken apart into the layers of its inner graphs.
         family: heading in the documentation.
     """
 
@@ -68,37 +64,19 @@ class Op:
     value: ValueRule | None = None
     of_shapes: bool = False
     contraction: bool = False
-
-
-def checked(rule: ShapeRule) -> ShapeRule:
-    """A shape rule that refuses what it cannot read and shapes that no tensor has."""
-
-    def check(node: Node) -> Sequence[tuple[Sequence[int], str]]:
-        if not node.layer.outputs:
-            node.fail("outputs", f"{node.layer.op} needs a name for what it writes")
-        try:
-            found = rule(node)
-        except _UNREADABLE as error:
-            _refuse(node, error)
-        for parameter in node.parameters:
-            if min(parameter.shape, default=0) < 0 or math.prod(parameter.shape) > MOST_ELEMENTS:
-                node.fail("parameters", f"no {parameter.role} has shape {list(parameter.shape)}")
-        for dims, dtype in found:
-            elements = 1
-            for dim in dims:
-                if not isinstance(dim, Symbol):
-                    elements *= dim if dim >= 0 else MOST_ELEMENTS + 1
-            if elements > MOST_ELEMENTS or dtype not in BYTES_PER_ELEMENT:
-                node.fail("attributes", f"{node.layer.op} would write {dtype} {list(dims)}")
-        return found
-
-    return check
+    expanded: bool = False
 
 
 def guarded(rule: ChannelRule) -> ChannelRule:
     """A channel rule that refuses what it cannot read and freezes where a setting is data."""
 
     def guard(node: Node, tracker: Tracker) -> None:
+        # the row of an If, Loop or Scan writes nothing: its inner layers do
+        if not node.outputs and not node.op.expanded:
+            node.fail("outputs", f"{node.layer.op} needs a name for what it writes")
+        for parameter in node.parameters:
+            if not 0 <= math.prod(parameter.shape) <= MOST_ELEMENTS:
+                node.fail("parameters", f"no {parameter.role} has shape {list(parameter.shape)}")
         try:
             rule(node, tracker)
         except Symbolic:
@@ -106,15 +84,10 @@ def guarded(rule: ChannelRule) -> ChannelRule:
             for tensor in node.outputs:
                 tensor.ids = None
         except _UNREADABLE as error:
-            _refuse(node, error)
+            detail = f"{node.layer.op} cannot be read with these inputs and attributes ({error})"
+            node.fail("attributes", detail)
         for tensor in node.outputs:
             if tensor.ids is not None and not tensor.ids.size:
                 tensor.ids = None  # an empty tensor has no channels
 
     return guard
-
-
-def _refuse(node: Node, error: Exception) -> NoReturn:
-    node.fail(
-        "attributes", f"{node.layer.op} cannot be read with these inputs and attributes ({error})"
-    )

@@ -575,7 +575,7 @@ def split_sizes(node: Node) -> list[int]:
         count = node.integer("num_outputs", len(node.layer.outputs))
         step = -(-extent // count)
         sizes = [step] * (extent // step) + ([extent % step] if extent % step else [])
-    if sum(sizes) != extent or len(sizes) != len(node.layer.outputs):
+    if sum(sizes) != extent or len(sizes) != len(node.layer.outputs) or min(sizes) < 0:
         node.fail(
             "attributes.split",
             f"pieces {sizes} for {len(node.layer.outputs)} outputs of an axis of {extent}",

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from latency_service.core.ops import contractions, implied, layouts, shapes, values
-from latency_service.core.ops.op import Op, Traffic, ValueRule, checked, guarded
+from latency_service.core.ops.op import Op, Traffic, ValueRule, guarded
 
 _ROLES = {"B": "bias"}
 _NORM = {"scale": "gamma", "B": "beta", "bias": "beta"}
@@ -814,8 +814,8 @@ def _free() -> Iterator[Op]:
     for name in ("RandomNormalLike", "RandomUniformLike"):
         yield row(name, shapes.same, layouts.none)
     for name in ("If", "Loop", "Scan"):
-        # taken apart before costing: latency_service/core/bind.py
-        yield row(name, shapes.declared, layouts.opaque)
+        # taken apart before costing: latency_service/core/control.py
+        yield replace(row(name, shapes.declared, layouts.opaque), expanded=True)
 
 
 def _rows() -> dict[str, Op]:
@@ -824,7 +824,7 @@ def _rows() -> dict[str, Op]:
         for op in rows():
             if op.name in table:
                 raise RuntimeError(f"operator {op.name} has two rows")
-            table[op.name] = replace(op, shape=checked(op.shape), channels=guarded(op.channels))
+            table[op.name] = replace(op, channels=guarded(op.channels))
     return table
 
 
