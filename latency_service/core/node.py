@@ -44,9 +44,9 @@ class Symbol(str):
     def _refuse(self, *_: Any) -> NoReturn:
         raise Symbolic(str(self))
 
-    __add__ = __radd__ = __sub__ = __rsub__ = __mul__ = __rmul__ = _refuse  # type: ignore[assignment]
+    __add__ = __radd__ = __sub__ = __rsub__ = __mul__ = __rmul__ = _refuse
     __floordiv__ = __rfloordiv__ = __truediv__ = __rtruediv__ = __neg__ = _refuse
-    __mod__ = __rmod__ = __lt__ = __gt__ = __le__ = __ge__ = __int__ = __index__ = _refuse  # type: ignore[assignment]
+    __mod__ = __rmod__ = __lt__ = __gt__ = __le__ = __ge__ = __int__ = __index__ = _refuse
 
 
 def volume(dims: Sequence[int]) -> int:

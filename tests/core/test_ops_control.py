@@ -131,8 +131,9 @@ def test_scan_runs_its_body_once_per_entry() -> None:
                 {"name": "entry", "shape": [BATCH, HIDDEN]}),
     )  # fmt: skip
     body["outputs"] = ["next", "sum"]
-    scan = row("scan", "Scan", "x", "sequence", body=body, num_scan_inputs=1,
-               scan_input_axes=[1], scan_output_axes=[1]) | {"outputs": [{"name": "last"}, {"name": "sums"}]}  # fmt: skip
+    axes = {"num_scan_inputs": 1, "scan_input_axes": [1], "scan_output_axes": [1]}
+    scan = row("scan", "Scan", "x", "sequence", body=body, **axes)
+    scan["outputs"] = [{"name": "last"}, {"name": "sums"}]
     costs = network(scan, row("end", "ReduceMax", "sums", axes=[1]), inputs=(sequence,))
     dense_row = cost_at(costs, "scan/body/next", {})
     assert (dense_row.flops, dense_row.bytes) == (steps * DENSE_FLOPS, steps * DENSE_BYTES)

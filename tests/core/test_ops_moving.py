@@ -246,14 +246,7 @@ CASES = [
     space_to_depth(),
 ]
 
-# A Concat along another axis than the channels reads one set of channels, not one entry a piece.
-TIED = pytest.mark.xfail(reason="costs: pieces of different length are frozen", strict=True)
 
-
-@pytest.mark.parametrize(
-    "case",
-    [pytest.param(case, marks=TIED if case.label == "along positions" else ()) for case in CASES],
-    ids=str,
-)
+@pytest.mark.parametrize("case", CASES, ids=str)
 def test_operators_that_move_data_cost_what_hand_arithmetic_says(case: Case) -> None:
     check(case)

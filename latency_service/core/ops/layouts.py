@@ -22,7 +22,9 @@ def opaque(node: Node, tracker: Tracker) -> None:
 
 
 def none(node: Node, tracker: Tracker) -> None:
-    """Nothing to do: it reads no channels."""
+    """It reads no channels; a learned constant (a class token) has parameters all the same."""
+    if node.parameters:
+        _count(node, None)
 
 
 def keep(node: Node, tracker: Tracker) -> None:
@@ -156,7 +158,7 @@ def _mix(node: Node, tracker: Tracker, axes: Iterable[int]) -> IdArray | None:
     return ids
 
 
-# --- elementwise -----------------------------------------------------------------------------------
+# --- elementwise ----------------------------------------------------------------------------------
 
 
 def elementwise(node: Node, tracker: Tracker) -> None:
@@ -278,7 +280,7 @@ def _axes_of(shape: Dims, ids: IdArray | None, rank: int) -> dict[int, IdArray]:
     return found
 
 
-# --- changing shape --------------------------------------------------------------------------------
+# --- changing shape -------------------------------------------------------------------------------
 
 
 def reshape(node: Node, tracker: Tracker) -> None:
@@ -437,7 +439,8 @@ def concat(node: Node, tracker: Tracker) -> None:
 
 def _count_pieces(node: Node, out: Tensor) -> None:
     assert out.ids is not None
-    size = sum(math.prod(p.shape) for p in node.parameters if p.role not in node.shared)
+    uncounted = UNLEARNED | node.shared
+    size = sum(math.prod(p.shape) for p in node.parameters if p.role not in uncounted)
     node.learned = BilinearForm(per_out=size / out.ids.size)
 
 
@@ -525,7 +528,7 @@ def pad(node: Node, tracker: Tracker) -> None:
         if before < 0 or after < 0:
             tracker.freeze(ids)
             return
-        pieces = []
+        pieces: list[IdArray] = []
         for amount, place in ((before, 0), (after, 1)):
             dims = list(ids.shape)
             dims[axis] = amount

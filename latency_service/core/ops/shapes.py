@@ -14,7 +14,7 @@ import numpy as np
 
 from latency_service.core.node import Dims, Node, Symbol, Symbolic, volume
 
-Shapes = list[tuple[Sequence[int], str]]
+Shapes = Sequence[tuple[Sequence[int], str]]
 
 # ONNX TensorProto.DataType codes, as `Cast` and a few others carry them.
 DTYPE_CODES = {
@@ -101,7 +101,7 @@ def where(node: Node) -> Shapes:
     return [(shape, branches[0].dtype if branches else node.dtype)]
 
 
-# --- convolution and pooling -----------------------------------------------------------------------
+# --- convolution and pooling ----------------------------------------------------------------------
 
 
 AUTO_PADS = ("NOTSET", "SAME_UPPER", "SAME_LOWER", "VALID")
@@ -121,7 +121,11 @@ def spatial(
         if auto in ("SAME_UPPER", "SAME_LOWER"):
             out.append(-(-extent // stride))
             continue
-        padded = extent if auto == "VALID" else extent + pads[axis] + pads[rank + axis]
+        added = 0 if auto == "VALID" else pads[axis] + pads[rank + axis]
+        if stride == 1 and added == window - 1:
+            out.append(extent)  # which may be a name
+            continue
+        padded = extent + added
         steps = (padded - window) / stride
         if steps < 0:
             node.fail(
@@ -162,7 +166,7 @@ def window_settings(
 
 
 def kernel_of(node: Node) -> Dims:
-    """The kernel's shape (O, I, k...): from the weight, or from kernel_shape where it is implied."""
+    """The kernel's shape (O, I, k...): of the weight, or of the input that stands for it."""
     weight = node.parameter("weight")
     if weight is not None:
         return weight.shape
@@ -267,7 +271,7 @@ def global_pool(node: Node) -> Shapes:
     return [((*shape[:2], *(1 for _ in shape[2:])), node.x.dtype)]
 
 
-# --- contraction -----------------------------------------------------------------------------------
+# --- contraction ----------------------------------------------------------------------------------
 
 
 def matmul_operands(node: Node) -> tuple[Dims, Dims, int | None]:
@@ -396,7 +400,8 @@ def einsum(node: Node) -> Shapes:
 
 def einsum_shapes(node: Node) -> list[Sequence[int]]:
     """Shapes of the operands: activations, then parameters."""
-    return [t.shape for t in node.inputs if t is not None] + [p.shape for p in node.parameters]
+    given = [t.shape for t in node.inputs if t is not None]
+    return [*given, *(p.shape for p in node.parameters)]
 
 
 def einsum_labels(node: Node) -> tuple[list[str], str]:
@@ -414,7 +419,7 @@ def einsum_labels(node: Node) -> tuple[list[str], str]:
     return labels, out
 
 
-# --- moving data -----------------------------------------------------------------------------------
+# --- moving data ----------------------------------------------------------------------------------
 
 
 def reshape_target(node: Node) -> list[int]:
@@ -774,7 +779,7 @@ def four(node: Node) -> tuple[int, int, int, int]:
     return n, c, h, w
 
 
-# --- reductions ------------------------------------------------------------------------------------
+# --- reductions -----------------------------------------------------------------------------------
 
 
 def reduced_axes(node: Node) -> list[int]:
@@ -815,7 +820,7 @@ def top_k(node: Node) -> Shapes:
     return [(shape, node.x.dtype), (shape, "int64")]
 
 
-# --- making data, quantising, the rest -------------------------------------------------------------
+# --- making data, quantising, the rest ------------------------------------------------------------
 
 
 def constant(node: Node) -> Shapes:
@@ -966,14 +971,14 @@ def outputs_with_statistics(node: Node) -> Shapes:
     """The first output like the input; mean and variance, where asked for, per row."""
     axis, rank = node.axis(default=-1), len(node.x.shape)
     rows = (*node.x.shape[:axis], *(1,) * (rank - axis))
-    found: Shapes = [(node.x.shape, node.x.dtype)]
+    found: list[tuple[Sequence[int], str]] = [(node.x.shape, node.x.dtype)]
     found += [(rows, "float32")] * (len(node.layer.outputs) - 1)
     return found
 
 
 def batch_statistics(node: Node) -> Shapes:
     """BatchNormalization: in training form it also writes its statistics."""
-    found: Shapes = [(node.x.shape, node.x.dtype)]
+    found: list[tuple[Sequence[int], str]] = [(node.x.shape, node.x.dtype)]
     found += [((node.x.shape[1],), node.dtype)] * (len(node.layer.outputs) - 1)
     return found
 

@@ -33,6 +33,7 @@ _QUANT = {
 def _contractions() -> Iterator[Op]:
     family = "contraction"
     conv = {"W": "weight", "w": "weight", "B": "bias"}
+    operands: tuple[str, ...]
     for name, operands in (
         ("Conv", ("X", "W", "B")),
         ("FusedConv", ("X", "W", "B", "Z")),
@@ -418,7 +419,7 @@ def _elementwise() -> Iterator[Op]:
             family,
             shape,
             layouts.keep,
-            operands=scaled[:1] + ("y_scale", "y_zero_point"),
+            operands=("X", "y_scale", "y_zero_point"),
             roles=_QUANT,
         )
     yield Op(

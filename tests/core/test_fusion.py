@@ -1,0 +1,127 @@
+"""A fused chain costs the bytes of its ends and the FLOPs of all."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+from latency_service.core.costs import CostModel, Pruning, cost_model
+from latency_service.core.graph import graph_from_json
+from latency_service.core.profile import FusionRules
+from latency_service.core.scoring import evaluate, totals
+
+HEIGHT, WIDTH, CHANNELS, FILTERS = 11, 13, 3, 17
+PLACES, FLOAT = HEIGHT * WIDTH, 4
+RULES = FusionRules(fold=("BatchNormalization", "Mul"), fuse=("Relu", "Add", "Sigmoid"))
+
+
+def conv(name: str, source: str, channels: int) -> dict[str, Any]:
+    shape = [FILTERS, channels, 1, 1]
+    return {
+        "name": name,
+        "op": "Conv",
+        "inputs": [source],
+        "parameters": [{"role": "weight", "shape": shape}],
+    }
+
+
+def layer(name: str, op: str, *inputs: str) -> dict[str, Any]:
+    return {"name": name, "op": op, "inputs": list(inputs)}
+
+
+def costed(layers: list[dict[str, Any]], *outputs: str, fusion: bool = True) -> CostModel:
+    graph = {
+        "inputs": [{"name": "x", "shape": [1, CHANNELS, HEIGHT, WIDTH]}],
+        "layers": layers,
+        "outputs": list(outputs),
+    }
+    rules = RULES if fusion else None
+    return cost_model(graph_from_json(graph), pruning=Pruning(freeze_outputs=False), fusion=rules)
+
+
+def bytes_of(costs: CostModel) -> dict[str, float]:
+    n_in, n_out = costs.read_times @ costs.sizes, costs.write_times @ costs.sizes
+    return dict(zip(costs.names, evaluate(costs.bytes, n_in, n_out).tolist(), strict=True))
+
+
+def test_a_folded_normalisation_and_a_fused_activation_move_nothing() -> None:
+    chain = [
+        conv("conv", "x", CHANNELS),
+        layer("bn", "BatchNormalization", "conv"),
+        layer("relu", "Relu", "bn"),
+    ]
+
+    costs = costed(chain, "relu")
+
+    assert bytes_of(costs) == {
+        "conv": FLOAT * (PLACES * CHANNELS + CHANNELS * FILTERS + PLACES * FILTERS),
+        "bn": 0,
+        "relu": 0,
+    }
+    host = costs.names.index("conv")
+    assert {costs.names[i] for i in costs.fuses[host]} == {"bn", "relu"}
+    assert costs.fused_into[costs.names.index("relu")] == host
+
+
+def test_flops_weights_and_parameters_stay_on_their_rows() -> None:
+    chain = [conv("conv", "x", CHANNELS), layer("bn", "BatchNormalization", "conv")]
+    fused, plain = costed(chain, "bn"), costed(chain, "bn", fusion=False)
+
+    for quantity in ("flops", "weights", "parameters"):
+        assert (getattr(fused, quantity) == getattr(plain, quantity)).all()
+
+
+def test_a_residual_addition_reads_its_other_operand_at_the_host() -> None:
+    block = [
+        conv("a", "x", CHANNELS),
+        conv("b", "a", FILTERS),
+        layer("sum", "Add", "b", "a"),
+        layer("relu", "Relu", "sum"),
+    ]
+
+    costs = costed(block, "relu")
+
+    assert bytes_of(costs)["b"] == FLOAT * (
+        PLACES * FILTERS  # read a
+        + FILTERS * FILTERS
+        + PLACES * FILTERS  # read a again, for the sum
+        + PLACES * FILTERS  # write the activation
+    )
+    assert bytes_of(costs)["sum"] == bytes_of(costs)["relu"] == 0
+
+
+@pytest.mark.parametrize("outputs", [("relu", "conv"), ("relu", "other")])
+def test_a_tensor_that_is_read_twice_or_returned_is_not_hidden(outputs: tuple[str, ...]) -> None:
+    layers = [
+        conv("conv", "x", CHANNELS),
+        layer("relu", "Relu", "conv"),
+        layer("other", "Tanh", "conv"),
+    ]
+    if "other" not in outputs:
+        layers.pop()
+
+    costs = costed(layers, *outputs)
+
+    assert bytes_of(costs)["relu"] == FLOAT * 2 * PLACES * FILTERS
+
+
+def test_elementwise_chains_fuse_into_their_first() -> None:
+    layers = [layer("a", "Relu", "x"), layer("b", "Sigmoid", "a")]
+
+    costs = costed(layers, "b")
+
+    assert bytes_of(costs) == {"a": FLOAT * 2 * PLACES * CHANNELS, "b": 0}
+
+
+def test_a_fused_chain_is_still_a_form_in_the_hosts_channels() -> None:
+    block = [
+        conv("a", "x", CHANNELS),
+        conv("b", "a", FILTERS),
+        layer("sum", "Add", "b", "a"),
+    ]
+    costs = costed(block, "sum")
+    pruned = np.where([group.prunable for group in costs.groups], 5.0, costs.sizes)
+
+    assert totals(costs, costs.bytes, pruned[None, :])[0] == FLOAT * (
+        PLACES * CHANNELS + CHANNELS * 5 + PLACES * 5 + PLACES * 5 + 5 * 5 + PLACES * 5 + PLACES * 5
+    )
