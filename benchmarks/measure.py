@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import gc
 import statistics
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+
+from latency_service.api.app import rare_collections
 
 
 @dataclass(frozen=True)
@@ -27,21 +28,22 @@ class Timing:
 def interleaved(
     work: Mapping[str, Callable[[], object]], rounds: int = 9, repeats: int = 5
 ) -> dict[str, Timing]:
-    """Time several pieces of work side by side, so that a drift of the machine hits them all."""
+    """Time several pieces of work side by side, so that a drift of the machine hits them all.
+
+    The garbage collector is set as the service sets it.
+    """
     for function in work.values():
         function()
-    gc.collect()
-    gc.freeze()
     found: dict[str, list[float]] = {name: [] for name in work}
-    for _ in range(rounds):
-        for name, function in work.items():
-            best = float("inf")
-            for _ in range(repeats):
-                started = time.perf_counter()
-                function()
-                best = min(best, time.perf_counter() - started)
-            found[name].append(best)
-    gc.unfreeze()
+    with rare_collections():
+        for _ in range(rounds):
+            for name, function in work.items():
+                best = float("inf")
+                for _ in range(repeats):
+                    started = time.perf_counter()
+                    function()
+                    best = min(best, time.perf_counter() - started)
+                found[name].append(best)
     return {
         name: Timing(statistics.median(times), min(times), max(times))
         for name, times in found.items()

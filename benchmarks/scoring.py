@@ -30,9 +30,7 @@ def main() -> None:
     """The request as JSON and as .npy, beside the arithmetic alone."""
     with tempfile.TemporaryDirectory() as folder:
         bench = open_workbench(Settings(data_directory=Path(folder)))
-        reply = coefficients(
-            bench, Request("v100", graph_from_json(layer_graph("resnet50")))
-        )
+        reply = coefficients(bench, Request("v100", graph_from_json(layer_graph("resnet50"))))
         groups = [group for group in reply["groups"] if group["prunable"]]
         names = [group["id"] for group in groups]
         generator = np.random.default_rng(0)

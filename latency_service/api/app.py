@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import gc
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from typing import Any
 
 from fastapi import FastAPI
@@ -28,6 +28,24 @@ devices, each number with its source.
 """
 
 
+@contextmanager
+def rare_collections() -> Iterator[None]:
+    """Collect garbage cycles seldom.
+
+    A 60 KB graph is thousands of objects: with the default thresholds the collector walks the whole
+    program several times per request.
+    """
+    gc.collect()
+    gc.freeze()
+    thresholds = gc.get_threshold()
+    gc.set_threshold(50_000, 50, 50)
+    try:
+        yield
+    finally:
+        gc.set_threshold(*thresholds)
+        gc.unfreeze()
+
+
 def create_app(settings: Settings | None = None) -> FastAPI:
     """The service; `latency-service serve` runs it under uvicorn."""
     configuration = settings or process_settings()
@@ -38,18 +56,9 @@ def create_app(settings: Settings | None = None) -> FastAPI:
             open_workbench, configuration, configuration.migrate_at_start
         )
         app.state.workbench = bench
-        # a 60 KB graph is thousands of objects: with the default thresholds the collector walks
-        # the whole program several times per request
-        gc.collect()
-        gc.freeze()
-        thresholds = gc.get_threshold()
-        gc.set_threshold(50_000, 50, 50)
-        try:
+        with rare_collections():
             yield
-        finally:
-            gc.set_threshold(*thresholds)
-            gc.unfreeze()
-            bench.close()
+        bench.close()
 
     app = FastAPI(
         title="latency_service",

@@ -271,7 +271,7 @@ class Binder:
             except GraphError as error:
                 self.problems += error.problems
                 self._declare_all(layer)
-            except (IndexError, ValueError, TypeError, ZeroDivisionError, OverflowError) as error:
+            except (LookupError, ValueError, TypeError, ZeroDivisionError, OverflowError) as error:
                 detail = f"{layer.op} cannot be read with these inputs and attributes ({error})"
                 self.problems.append(Problem(prefix + layer.name, "attributes", detail))
                 self._declare_all(layer)

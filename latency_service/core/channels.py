@@ -330,11 +330,11 @@ def runs(part: Partition, ids: IdArray, along: int | None = None) -> tuple[Run, 
     """
     if along is not None:
         ids = np.moveaxis(ids, along, 0).reshape(ids.shape[along], -1)
-        first = ids[:, :1]
+        line = ids[:, :1]
         for what in (part.group_of, part.index_of):
-            if (what[ids] != what[first]).any():
+            if (what[ids] != what[line]).any():
                 return ()
-        ids = first
+        ids = line
     ids = ids.reshape(-1)
     groups = part.group_of[ids]
     found: list[Run] = []

@@ -304,17 +304,16 @@ class _Builder:
             row.free = traffic.is_free(node)
             return row
         pieces = node.layer.op in _PIECEWISE and _follow_each_other(node)
-        sides = list(traffic.reads(node))
-        row.reads, read_rate, read_rest = self._side(row, part, sides, pieces)
-        sides = list(traffic.writes(node))
-        row.writes, write_rate, write_rest = self._side(row, part, sides, pieces)
+        row.reads, read_rate, read_rest = self._side(row, part, traffic.reads(node), pieces)
+        row.writes, write_rate, write_rest = self._side(row, part, traffic.writes(node), pieces)
         row.free = traffic.is_free(node)
         if row.free:
             return row
         row.bytes = [read_rest + write_rest, read_rate, write_rate, 0.0]
         if node.parameters:
-            for place, amount in enumerate(_row_of(traffic.kernels(node))):
-                row.bytes[place] += amount
+            kernel = traffic.kernels(node)
+            if kernel is not ZERO:
+                row.bytes = [a + b for a, b in zip(row.bytes, _row_of(kernel), strict=True)]
         return row
 
     def _side(

@@ -6,10 +6,9 @@ Biases and vectors with one entry per channel are parameters, but not traffic.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
 
 from latency_service.core.channels import Tracker
-from latency_service.core.forms import BilinearForm
+from latency_service.core.forms import ZERO, BilinearForm
 from latency_service.core.graph import Parameter
 from latency_service.core.node import Dims, IdArray, Node
 from latency_service.core.ops import Traffic
@@ -23,30 +22,31 @@ def is_free(node: Node) -> bool:
     """Whether a node costs nothing: a view, or arithmetic on shapes that has been folded."""
     if node.op.traffic is Traffic.FREE:
         return True
-    return bool(node.outputs) and all(tensor.value is not None for tensor in node.outputs)
+    if node.op.value is None or not node.outputs:
+        return False
+    return all(tensor.value is not None for tensor in node.outputs)
 
 
-def reads(node: Node) -> Iterator[tuple[IdArray | None, float]]:
+Side = list[tuple[IdArray | None, float]]
+
+
+def reads(node: Node) -> Side:
     """(channel ids, bytes) of every activation that is read."""
     if node.op.traffic is Traffic.TOUCH:
-        for output in node.outputs:
-            yield output.ids, output.bytes
-        return
-    settings = node.op.constants
-    operands = node.op.operands
-    for position, tensor in enumerate(node.inputs):
-        if tensor is None or tensor.value is not None:
-            continue
-        if settings and position < len(operands) and operands[position] in settings:
-            continue
-        yield node.in_ids[position], tensor.bytes
+        return [(output.ids, output.bytes) for output in node.outputs]
+    settings, operands = node.op.constants, node.op.operands
+    return [
+        (node.in_ids[position], tensor.bytes)
+        for position, tensor in enumerate(node.inputs)
+        if tensor is not None
+        and tensor.value is None
+        and not (settings and position < len(operands) and operands[position] in settings)
+    ]
 
 
-def writes(node: Node) -> Iterator[tuple[IdArray | None, float]]:
+def writes(node: Node) -> Side:
     """(channel ids, bytes) of every activation that is written."""
-    for tensor in node.outputs:
-        if tensor.name:
-            yield tensor.ids, tensor.bytes
+    return [(tensor.ids, tensor.bytes) for tensor in node.outputs if tensor.name]
 
 
 def parameter_bytes(node: Node, parameter: Parameter) -> float:
@@ -62,7 +62,7 @@ def kernels(node: Node) -> BilinearForm:
     if node.op.contraction:
         weight = node.parameter("weight")
         if weight is None:
-            return BilinearForm()
+            return ZERO
         return node.weights * parameter_bytes(node, weight)
     constant = per_out = 0.0
     ids = node.outputs[0].ids if node.outputs else None
@@ -76,7 +76,7 @@ def kernels(node: Node) -> BilinearForm:
             per_out += total / ids.size
         else:
             constant += total
-    return BilinearForm(constant=constant, per_out=per_out)
+    return BilinearForm(constant=constant, per_out=per_out) if constant or per_out else ZERO
 
 
 def _is_vector(shape: Dims, ids: IdArray | None) -> bool:

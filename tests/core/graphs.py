@@ -202,7 +202,7 @@ class Builder:
 Block = Callable[[Builder, Tensor], Tensor]
 
 
-# --- images (N, C, H, W) ---------------------------------------------------------------------------
+# --- images (N, C, H, W) --------------------------------------------------------------------------
 
 
 def conv(b: Builder, x: Tensor) -> Tensor:
@@ -412,17 +412,16 @@ def padded(b: Builder, x: Tensor) -> Tensor:
 def resized(b: Builder, x: Tensor) -> Tensor:
     n, c, h, w = x.shape
     kind = b.pick(("scales", "sizes", "axes", "MaxPool", "AveragePool"))
-    attributes: Json
     if kind in ("MaxPool", "AveragePool"):
-        attributes = {"kernel_shape": [2, 2], "strides": [2, 2], "ceil_mode": 1}
-        return b.layer(kind, [x], (n, c, -(-h // 2), -(-w // 2)), attributes)
+        window: Json = {"kernel_shape": [2, 2], "strides": [2, 2], "ceil_mode": 1}
+        return b.layer(kind, [x], (n, c, -(-h // 2), -(-w // 2)), window)
     shape = (n, c, 2 * h, 2 * w)
-    attributes = {
+    ways: dict[str, Json] = {
         "scales": {"scales": [1.0, 1.0, 2.0, 2.0]},
         "sizes": {"sizes": list(shape)},
         "axes": {"sizes": [2 * h, 2 * w], "axes": [2, 3]},
-    }[kind]
-    return b.layer("Resize", [x], shape, attributes | {"mode": "nearest"})
+    }
+    return b.layer("Resize", [x], shape, ways[kind] | {"mode": "nearest"})
 
 
 def learned_vectors(b: Builder, x: Tensor) -> Tensor:
@@ -566,7 +565,7 @@ IMAGE: dict[str, Block] = {
 }
 
 
-# --- sequences (B, S, C) ---------------------------------------------------------------------------
+# --- sequences (B, S, C) --------------------------------------------------------------------------
 
 
 def heads_of(b: Builder, x: Tensor, heads: int, keys: bool = False) -> Tensor:
@@ -608,13 +607,23 @@ def projections(b: Builder, x: Tensor, heads: int, depth: int) -> list[Tensor]:
     return [q, b.transpose(k, 0, 1, 3, 2), v]
 
 
+def head_norm(b: Builder, x: Tensor) -> Tensor:
+    """Queries normalised over the dimension of their head."""
+    if b.pick((True, False)):
+        return b.unary("LayerNormalization", x)
+    mean = b.layer("ReduceMean", [x], (*x.shape[:-1], 1), {"axes": [-1], "keepdims": 1})
+    return b.with_vector("Mul", b.add("Sub", x, mean), x.shape[-1])
+
+
 def attention(b: Builder, x: Tensor) -> Tensor:
     n, s, c = x.shape
     heads, depth = b.pick(((3, 2), (2, 3), (4, 1), (1, 3)))
     y = b.unary("LayerNormalization", x) if b.pick((True, False)) else x
     q, k, v = projections(b, y, heads, depth)
     if b.pick((True, False)):
-        q = b.with_vector("Mul", q, *b.pick(((1,), (heads, 1, 1))))
+        q = b.with_vector("Mul", q, *b.pick(((1,), (heads, 1, 1), (depth,))))
+    if b.pick((False, True)):
+        q = head_norm(b, q)
     if b.pick((True, False)):
         scores = b.layer("MatMul", [q, k], (n, heads, s, s))
         scores = b.with_vector("Mul", scores, *b.pick(((1,), (heads, s, s), (s, s))))
@@ -702,7 +711,7 @@ SEQUENCE: dict[str, Block] = {
 }
 
 
-# --- beginnings and ends -----------------------------------------------------------------------------
+# --- beginnings and ends --------------------------------------------------------------------------
 
 
 def as_sequence(b: Builder, x: Tensor) -> Tensor:
@@ -785,7 +794,12 @@ def _first(options: Sequence[T]) -> T:
 
 def choosing(seed: int) -> Pick:
     """Decides by a seeded generator."""
-    return random.Random(seed).choice
+    chance = random.Random(seed)
+
+    def pick(options: Sequence[T]) -> T:
+        return chance.choice(options)
+
+    return pick
 
 
 @st.composite

@@ -211,7 +211,7 @@ def spread(view: View, operands: Sequence[Masks]) -> Masks:
     return out
 
 
-# --- operators that multiply -----------------------------------------------------------------------
+# --- operators that multiply ----------------------------------------------------------------------
 
 
 def conv(view: View) -> list[Masks]:
@@ -269,7 +269,7 @@ def lstm(view: View) -> list[Masks]:
     return [[full(extent) for extent in shape] for shape in view.out]
 
 
-# --- elementwise and normalisation -----------------------------------------------------------------
+# --- elementwise and normalisation ----------------------------------------------------------------
 
 
 def elementwise(view: View) -> list[Masks]:
@@ -313,14 +313,14 @@ def reduce_mean(view: View) -> list[Masks]:
     return [[mask for axis, mask in enumerate(x) if axis not in gone]]
 
 
-# --- moving data -------------------------------------------------------------------------------------
+# --- moving data ----------------------------------------------------------------------------------
 
 
 def reshape(view: View) -> list[Masks]:
     x = view.inputs[0]
     table = reduce(np.multiply.outer, x).reshape(view.out[0])
-    out = [
-        table.any(axis=tuple(a for a in range(table.ndim) if a != axis))
+    out: Masks = [
+        np.asarray(table.any(axis=tuple(a for a in range(table.ndim) if a != axis)))
         for axis in range(table.ndim)
     ]
     whole = bool((reduce(np.multiply.outer, out) == table).all())

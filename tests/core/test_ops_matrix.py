@@ -222,22 +222,20 @@ def matmul_beside_channels() -> Case:
     )
 
 
-def matmul_of_activations() -> Case:
-    """Scores over the same channels: they are tied, and the sum runs over the live ones."""
-    batch, queries, channels, keys = 2, 3, 5, 7
+def matmul_of_activations(queries: int, keys: int) -> Case:
+    """No weight reads the channels that are summed over: nothing could be zeroed, so they stay."""
+    batch, channels = 2, 5
     return Case(
         "MatMul",
         [features("q", batch, queries, channels), image("k", batch, channels, keys)],
         [(batch, queries, keys)],
-        lambda c: Cost(
-            flops=2 * batch * queries * keys * c,
-            bytes=FLOAT * (batch * queries * c + batch * keys * c + batch * queries * keys),
+        lambda: Cost(
+            flops=2 * batch * queries * keys * 5,
+            bytes=FLOAT * (batch * queries * 5 + batch * keys * 5 + batch * queries * keys),
         ),
-        widths=(channels,),
-        pruned=((2,),),
-        reads=((channels, 1),),
         writes=(),
-        label="two activations, summed over channels",
+        fixed=(channels,),
+        label=f"two activations, {queries} queries, {keys} keys",
     )
 
 
@@ -333,7 +331,8 @@ CASES = [
     matmul_dot_product(),
     matmul_stacked_weight(),
     matmul_beside_channels(),
-    matmul_of_activations(),
+    matmul_of_activations(queries=3, keys=7),
+    matmul_of_activations(queries=7, keys=7),
     matmul_through(),
     matmul_over_heads(),
     matmul("FusedMatMul"),

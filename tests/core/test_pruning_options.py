@@ -114,7 +114,12 @@ def test_counts_are_checked() -> None:
     costs = costed()
     a = costs.groups[group_of(costs, "tower/a")].id
 
-    for alive, culprit in (({"g99": 1}, "g99"), ({a: WIDE + 1}, a), ({a: -1}, a), ({"g0": 1}, "g0")):
+    for alive, culprit in (
+        ({"g99": 1}, "g99"),
+        ({a: WIDE + 1}, a),
+        ({a: -1}, a),
+        ({"g0": 1}, "g0"),
+    ):
         with pytest.raises(OptionError, match=culprit):
             structure(costs, alive)
     with pytest.raises(OptionError, match="whole numbers"):

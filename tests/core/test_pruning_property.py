@@ -22,7 +22,17 @@ from latency_service.core.graph import graph_from_json
 from latency_service.core.profile import ComputeRate, Device, FusionRules, Memory, Profile
 from latency_service.core.roofline import LatencyModel, latency_model
 from latency_service.core.scoring import latencies_s, structure
-from tests.core.graphs import IMAGE, SEQUENCE, Json, choosing, graphs, network
+from tests.core.graphs import (
+    IMAGE,
+    SEQUENCE,
+    Builder,
+    Json,
+    choosing,
+    graphs,
+    head_norm,
+    heads_of,
+    network,
+)
 from tests.core.pruner import prune
 
 # FLOPs per byte at which compute and memory meet: from "all memory" to "all compute".
@@ -34,11 +44,11 @@ FUSION = FusionRules(
 QUANTITIES = ("flops", "bytes", "weights", "parameters", "latency_s", "compute_s", "memory_s")
 
 thorough = settings(
-    max_examples=200,
+    max_examples=max(200, settings().max_examples),
     deadline=None,
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
 )
-quick = settings(thorough, max_examples=40)
+quick = settings(thorough, max_examples=thorough.max_examples // 5)
 
 
 def profile(ridge: float) -> Profile:
@@ -86,18 +96,21 @@ def check(document: Json, costs: CostModel, dead: Mapping[str, list[int]], **opt
         here, there = costs_on(model, counts), costs_on(again, pruned.sizes)
         for ours, theirs in zip(here["layers"], there["layers"], strict=True):
             compare(ours, theirs)
+        found, expected = here["totals"], there["totals"]
         for quantity in ("latency_s", "flops", "bytes", "weights", "parameters"):
-            ours, theirs = here["totals"][quantity], there["totals"][quantity]
-            assert ours == pytest.approx(theirs, rel=1e-12)
+            assert found[quantity] == pytest.approx(expected[quantity], rel=1e-12), quantity
 
 
 def compare(ours: LayerCost, theirs: LayerCost) -> None:
-    for quantity in QUANTITIES:
-        found, expected = ours[quantity], theirs[quantity]
-        assert found == pytest.approx(expected, rel=1e-12, abs=0), (ours["name"], quantity)
+    found, expected = amounts(ours), amounts(theirs)
+    assert found == pytest.approx(expected, rel=1e-12, abs=0), ours["name"]
 
 
-# --- the property ------------------------------------------------------------------------------------
+def amounts(row: LayerCost) -> dict[str, float]:
+    return {key: value for key, value in row.items() if key in QUANTITIES}  # type: ignore[misc]
+
+
+# --- the property ---------------------------------------------------------------------------------
 
 
 @thorough
@@ -154,10 +167,11 @@ def test_many_structures_at_once_cost_what_each_costs(data: st.DataObject, docum
     rows = np.stack([counted(costs, drawn(data.draw, costs, least=0)) for _ in range(3)])
     seconds = latencies_s(models, rows)
     for (i, row), (j, model) in itertools.product(enumerate(rows), enumerate(models)):
-        assert seconds[i, j] == pytest.approx(costs_on(model, row)["totals"]["latency_s"], rel=1e-12)
+        alone = costs_on(model, row)["totals"]["latency_s"]
+        assert seconds[i, j] == pytest.approx(alone, rel=1e-12)
 
 
-# --- dead groups -------------------------------------------------------------------------------------
+# --- dead groups ----------------------------------------------------------------------------------
 
 
 @quick
@@ -173,15 +187,14 @@ def test_a_layer_without_live_outputs_or_inputs_costs_nothing(
     for before, after in zip(
         full, costs_on(model, structure(costs, dict.fromkeys(killed, 0)))["layers"], strict=True
     ):
-        sides = [{use["group"] for use in before[side]} for side in ("reads", "writes")]  # type: ignore[literal-required]
-        touched = sides[0] | sides[1]
+        sides = [{use["group"] for use in uses} for uses in (before["reads"], before["writes"])]
         if any(side and side <= killed for side in sides):
-            assert [after[quantity] for quantity in QUANTITIES] == [0.0] * len(QUANTITIES)  # type: ignore[literal-required]
-        elif not touched & killed:
+            assert set(amounts(after).values()) == {0.0}
+        elif not (sides[0] | sides[1]) & killed:
             compare(after, before)
 
 
-# --- what a group is -----------------------------------------------------------------------------------
+# --- what a group is ------------------------------------------------------------------------------
 
 
 @quick
@@ -292,6 +305,18 @@ def test_what_is_promised_to_be_prunable_is(name: str) -> None:
     for size in PROMISES[name]:
         assert size in found, found
         found.remove(size)
+
+
+def test_heads_that_are_normalised_can_go() -> None:
+    for seed in range(20):
+        builder = Builder(choosing(seed))
+        x = builder.input((1, 4, 5))
+        rows = [builder.linear(x, 6) for _ in range(2)]
+        q, k = heads_of(builder, rows[0], 3), heads_of(builder, rows[1], 3, keys=True)
+        scores = builder.layer("MatMul", [head_norm(builder, q), k], (1, 3, 4, 4))
+        builder.outputs.append(scores.name)
+        costs = costs_of(builder.document(), Pruning(freeze_outputs=False))
+        assert [group.size for group in costs.groups if group.prunable] == [3]
 
 
 def test_a_channel_shuffle_is_pruned_by_columns() -> None:

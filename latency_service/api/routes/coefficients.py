@@ -7,7 +7,6 @@ from typing import Any
 
 import orjson
 from fastapi import APIRouter, Depends, Request
-from starlette.concurrency import run_in_threadpool
 from starlette.datastructures import QueryParams
 from starlette.responses import Response
 
@@ -16,6 +15,7 @@ from latency_service.api.dependencies import Bench, may_read
 from latency_service.api.options import Options, from_query, validated
 from latency_service.api.problems import problems
 from latency_service.api.schemas import CoefficientsOut
+from latency_service.api.turns import in_turn
 from latency_service.core import errors
 from latency_service.core.graph import LayerGraph
 from latency_service.ingest import read_network
@@ -67,13 +67,13 @@ async def post_coefficients(request: Request, bench: Bench) -> Response:
     # an answer is a function of the request's bytes and of the profiles there are
     catalogue = bench.fresh_catalogue()
     if catalogue is None:
-        catalogue = await run_in_threadpool(bench.catalogue)
+        catalogue = await in_turn(bench.catalogue)
     seal = hashlib.sha256(body)
     seal.update(f"\0{kind}\0{request.url.query}\0{catalogue.epoch}".encode())
     key = seal.digest()
     known = bench.answers.get(key)
     if known is None:
-        known = await run_in_threadpool(answer, bench, kind, body, request.query_params)
+        known = await in_turn(answer, bench, kind, body, request.query_params)
         bench.answers.put(key, known)
     return Response(known, media_type=bodies.JSON)
 

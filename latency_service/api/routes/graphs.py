@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import orjson
 from fastapi import APIRouter, Depends, Request
-from starlette.concurrency import run_in_threadpool
 from starlette.responses import Response
 
 from latency_service.api import bodies
@@ -12,6 +11,7 @@ from latency_service.api.dependencies import Bench, may_read
 from latency_service.api.problems import problems
 from latency_service.api.routes.coefficients import parsed, read_body
 from latency_service.api.schemas import GraphOut
+from latency_service.api.turns import in_turn
 from latency_service.core import errors
 from latency_service.core.graph import graph_to_json
 from latency_service.ingest import read_network
@@ -52,7 +52,7 @@ async def post_graph(request: Request, bench: Bench) -> Response:
     """Store a layer graph (JSON) or the structure of an ONNX file (application/octet-stream)."""
     kind = bodies.require(bodies.media_type(request), bodies.JSON, bodies.OCTETS)
     body = await read_body(request, bench, kind)
-    return await run_in_threadpool(_store, bench, kind, body)
+    return await in_turn(_store, bench, kind, body)
 
 
 def _store(bench: Workbench, kind: str, body: bytes) -> Response:

@@ -7,7 +7,6 @@ from typing import Any
 import numpy as np
 import orjson
 from fastapi import APIRouter, Depends, Request
-from starlette.concurrency import run_in_threadpool
 from starlette.datastructures import QueryParams
 from starlette.responses import Response
 
@@ -17,6 +16,7 @@ from latency_service.api.options import Options, from_query, validated
 from latency_service.api.problems import problems
 from latency_service.api.routes.coefficients import read_body, sent_or_named
 from latency_service.api.schemas import ScoresOut
+from latency_service.api.turns import in_turn
 from latency_service.core import errors
 from latency_service.core.costs import FloatArray
 from latency_service.usecases import ScoreRequest, Workbench, scores
@@ -79,7 +79,7 @@ async def post_scores(request: Request, bench: Bench) -> Response:
     kind = bodies.require(bodies.media_type(request), bodies.JSON, bodies.NPY)
     body = await read_body(request, bench, kind)
     wants_npy = bodies.NPY in request.headers.get("accept", "")
-    return await run_in_threadpool(score, bench, kind, body, request.query_params, wants_npy)
+    return await in_turn(score, bench, kind, body, request.query_params, wants_npy)
 
 
 def score(

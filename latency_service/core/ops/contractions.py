@@ -216,9 +216,9 @@ def matmul(node: Node, tracker: Tracker) -> None:
 def product(node: Node, tracker: Tracker, inner: int) -> None:
     """MatMul of two activations, as attention writes it.
 
-    Channels on the stacked axes (heads) live and die in both factors together; the dimension of a
-    head is frozen. Without heads, channels that are summed over must be the same in both factors,
-    and those that are not pass through.
+    Channels on the stacked axes (heads) live and die in both factors together. Channels that are
+    summed over (the dimension of a head) are frozen: no weight reads them, so that there is nothing
+    to zero in a masked network. Those that are not summed over pass through.
     """
     out = node.outputs[0]
     total = FLOPS_PER_MULTIPLY_ADD * out.size * inner
@@ -259,12 +259,9 @@ def product(node: Node, tracker: Tracker, inner: int) -> None:
     if sums_a and sums_b:
         assert a is not None
         assert b is not None
-        if a.size == b.size == inner:
-            tracker.tie(a.reshape(-1), b.reshape(-1))
-        else:
-            tracker.freeze(a)
-            tracker.freeze(b)
-        node.flops = linear_in(total, a)
+        tracker.freeze(a)
+        tracker.freeze(b)
+        node.flops = BilinearForm(total)
         return
     if a is not None and sums_a:
         tracker.freeze(a)

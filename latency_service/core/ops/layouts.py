@@ -402,10 +402,12 @@ def concat(node: Node, tracker: Tracker) -> None:
     if not held:
         return
     others = {a for ids in held for a, n in enumerate(ids.shape) if n > 1 and a != axis}
-    varies = any(ids.shape[axis] > 1 for ids in held) or not others
+    # a single channel sits on some axis of size 1
+    single = not others and all(t.shape[axis] == 1 for t in tensors if t.ids is not None)
+    varies = any(ids.shape[axis] > 1 for ids in held) or single
     if not varies:
         # joined along another axis: same channels, more positions
-        loose = [t for t in tensors if t.ids is None or t.ids.size == 1]
+        loose = [t for t in tensors if t.ids is None or (others and t.ids.size == 1)]
         if loose:
             tracker.opaque(node)
         else:
@@ -523,7 +525,13 @@ def pad(node: Node, tracker: Tracker) -> None:
     if ids is None:
         return
     for axis, (before, after) in enumerate(shapes.pads(node)):
-        if ids.shape[axis] == 1 or not (before or after):
+        if not (before or after):
+            continue
+        if ids.size == node.x.shape[axis] == 1:
+            # this may be the axis of the single channel
+            tracker.freeze(ids)
+            return
+        if ids.shape[axis] == 1:
             continue
         if before < 0 or after < 0:
             tracker.freeze(ids)

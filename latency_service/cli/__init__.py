@@ -1,0 +1,30 @@
+"""The terminal: `latency-service`."""
+
+from __future__ import annotations
+
+import os
+import sys
+
+from rich.console import Console
+
+from latency_service.core.errors import LatencyServiceError
+
+
+def main() -> None:
+    """Run the command line; a user's error is one message and exit status 2."""
+    from latency_service.cli.app import app
+
+    messages = Console(stderr=True, highlight=False)
+    try:
+        app()
+    except LatencyServiceError as error:
+        messages.print("[bold red]error:[/] ", end="")
+        messages.print(str(error), markup=False)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        messages.print("stopped")
+        sys.exit(130)
+    except BrokenPipeError:
+        # the reader of our output has gone, as `head` does
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(141)
