@@ -110,7 +110,7 @@ def resolve(graph: LayerGraph) -> LayerGraph:
     layers = tuple(
         layer
         if all(output.shape is not None or not output.name for output in layer.outputs)
-        else replace(layer, outputs=tuple(_filled(o, binder.tensors) for o in layer.outputs))
+        else layer._replace(outputs=tuple(_filled(o, binder.tensors) for o in layer.outputs))
         for layer in graph.layers
     )
     return replace(graph, layers=layers)

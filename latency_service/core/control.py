@@ -6,7 +6,7 @@ times a constant trip count.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from latency_service.core.errors import GraphError, Problem
@@ -185,7 +185,7 @@ def _with_captures(
     """Put a free node before the inner ones that freezes every channel they read from outside."""
     names = dict.fromkeys(n for _, inner in layer.subgraphs for n in captured(inner))
     reads = [binder.tensors.get(name) for name in names]
-    marker = replace(layer, attributes={}, outputs=())
+    marker = layer._replace(attributes={}, outputs=())
     gate = Node(
         marker,
         OPS[layer.op],

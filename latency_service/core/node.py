@@ -68,7 +68,7 @@ class Tensor:
         ValueError: for a shape that no tensor has, and an unknown dtype.
     """
 
-    __slots__ = ("dtype", "ids", "name", "shape", "value")
+    __slots__ = ("_size", "dtype", "ids", "name", "shape", "value")
 
     def __init__(
         self,
@@ -77,11 +77,15 @@ class Tensor:
         dtype: str,
         value: npt.NDArray[Any] | None = None,
     ) -> None:
-        elements = 1
-        for dim in shape:
-            if not isinstance(dim, Symbol):
-                elements *= dim if dim >= 0 else MOST_ELEMENTS + 1
-        if elements > MOST_ELEMENTS or dtype not in BYTES_PER_ELEMENT:
+        self._size: int | None
+        try:
+            self._size = elements = math.prod(shape)
+            lowest = min(shape, default=0)
+        except Symbolic:
+            numbers = [dim for dim in shape if not isinstance(dim, Symbol)]
+            elements, lowest = math.prod(numbers), min(numbers, default=0)
+            self._size = None
+        if lowest < 0 or elements > MOST_ELEMENTS or dtype not in BYTES_PER_ELEMENT:
             raise ValueError(f"no tensor {name!r} can be {dtype} {list(shape)}")
         self.name = name
         self.shape = shape
@@ -92,12 +96,15 @@ class Tensor:
     @property
     def size(self) -> int:
         """Number of elements."""
-        return math.prod(self.shape)
+        return math.prod(self.shape) if self._size is None else self._size
 
     @property
     def bytes(self) -> float:
         """Size in bytes."""
-        return math.prod(self.shape) * BYTES_PER_ELEMENT[self.dtype]
+        return self.size * BYTES_PER_ELEMENT[self.dtype]
+
+
+_INT = {int}
 
 
 def _as_stated(dtype: str) -> str:
@@ -209,7 +216,7 @@ class Node:
         value = self.attributes.get(key, default)
         if value is None:
             return None
-        if not isinstance(value, list | tuple) or any(type(v) is not int for v in value):
+        if not isinstance(value, list | tuple) or not set(map(type, value)) <= _INT:
             self.fail(f"attributes.{key}", f"must be a list of integers; it is {value!r}")
         return list(value)
 

@@ -144,7 +144,8 @@ def _stay(found: Operands, name: str) -> None:
 
 
 def _parameter(op: Op, role: str, constant: Constant) -> Parameter:
-    if role == "weight" and not op.contraction and op.name != "Gather" and constant.is_setting:
+    learns = op.contraction or op.name in ("Gather", "PRelu")
+    if role == "weight" and not learns and constant.is_setting:
         role = "state"
     return parameter(role, constant)
 

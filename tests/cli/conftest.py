@@ -2,8 +2,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from click.testing import Result
-from typer.testing import CliRunner
+from typer.testing import CliRunner, Result
 
 from latency_service.cli.app import app
 from latency_service.core.errors import LatencyServiceError

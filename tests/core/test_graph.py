@@ -160,13 +160,13 @@ def test_a_reshape_that_fixes_the_batch_does_not_scale_and_names_its_tensor() ->
 
 def test_a_stated_shape_counts_where_data_decides() -> None:
     graph = document([1, CHANNELS, HEIGHT, WIDTH])
-    found = {"name": "found", "op": "NonZero", "inputs": ["flat"]}
+    found: dict[str, Any] = {"name": "found", "op": "NonZero", "inputs": ["flat"]}
     graph["layers"].append(found)
     graph["outputs"] = ["found"]
     with pytest.raises(GraphError, match="depends on data"):
         bind(graph_from_json(graph), Binding())
 
-    found["outputs"] = [{"name": "found", "shape": [2, 7]}]  # type: ignore[assignment]
+    found["outputs"] = [{"name": "found", "shape": [2, 7]}]
 
     assert bind(graph_from_json(graph), Binding()).outputs[0].shape == (2, 7)
     with pytest.raises(GraphError, match="does not scale"):

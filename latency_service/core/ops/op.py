@@ -75,7 +75,8 @@ def guarded(rule: ChannelRule) -> ChannelRule:
         if not node.outputs and not node.op.expanded:
             node.fail("outputs", f"{node.layer.op} needs a name for what it writes")
         for parameter in node.parameters:
-            if not 0 <= math.prod(parameter.shape) <= MOST_ELEMENTS:
+            shape = parameter.shape
+            if len(shape) > 1 and not 0 <= math.prod(shape) <= MOST_ELEMENTS:
                 node.fail("parameters", f"no {parameter.role} has shape {list(parameter.shape)}")
         try:
             rule(node, tracker)
