@@ -309,7 +309,7 @@ class _Builder:
         if row.free:
             return row
         row.bytes = [read_rest + write_rest, read_rate, write_rate, 0.0]
-        if node.parameters:
+        if node.parameter("weight") is not None:
             kernel = traffic.kernels(node)
             if kernel is not ZERO:
                 row.bytes = [a + b for a, b in zip(row.bytes, _row_of(kernel), strict=True)]

@@ -218,8 +218,9 @@ def _reads(layer: Layer) -> Iterator[str]:
     for name in layer.inputs:
         if name:
             yield name
-    for _, inner in layer.subgraphs:
-        yield from captured(inner)
+    for value in layer.attributes.values():
+        if isinstance(value, LayerGraph):
+            yield from captured(value)
 
 
 def captured(graph: LayerGraph) -> list[str]:
@@ -279,7 +280,8 @@ def _parameter_from_json(item: Mapping[str, Any]) -> Parameter:
 
 
 def _is_graph(value: Any) -> bool:
-    return isinstance(value, Mapping) and "layers" in value
+    # not Mapping: asking that of every attribute takes longer than reading it
+    return isinstance(value, dict) and "layers" in value
 
 
 def graph_to_json(graph: LayerGraph) -> dict[str, Any]:

@@ -82,20 +82,15 @@ class Bottleneck(nn.Module):
 
 
 class ResNet(nn.Module):
-    """Bottleneck blocks; `group` > 1 makes it a ResNeXt."""
+    """Bottleneck blocks; the last one is grouped, as in ResNeXt (Xie et al., 2017)."""
 
-    def __init__(self, widths: tuple[int, ...] = (6, 10), group: int = 1) -> None:
+    def __init__(self) -> None:
         super().__init__()
         self.stem = nn.Sequential(conv_bn(3, 8, 7, 2), nn.MaxPool2d(3, 2, 1))
-        blocks: list[nn.Module] = []
-        n_in = 8
-        for stage, width in enumerate(widths):
-            for block in range(2):
-                stride = 2 if stage and not block else 1
-                blocks.append(Bottleneck(n_in, width, stride, group))
-                n_in = 4 * width
-        self.blocks = nn.Sequential(*blocks)
-        self.fc = nn.Linear(n_in, 11)
+        self.blocks = nn.Sequential(
+            Bottleneck(8, 6, 1, 1), Bottleneck(24, 6, 1, 1), Bottleneck(24, 10, 2, 2)
+        )
+        self.fc = nn.Linear(40, 11)
 
     def forward(self, x: Tensor):
         x = F.adaptive_avg_pool2d(self.blocks(self.stem(x)), 1)
@@ -164,7 +159,6 @@ class MobileNetV3(nn.Module):
         self.blocks = nn.Sequential(
             InvertedResidual(7, 19, 7, 1, nn.ReLU6),
             InvertedResidual(7, 23, 11, 2, nn.Hardswish),
-            InvertedResidual(11, 29, 11, 1, nn.Hardswish),
         )
         self.head = nn.Sequential(nn.Linear(11, 31), nn.Hardswish(), nn.Dropout(), nn.Linear(31, 5))
 
@@ -207,16 +201,16 @@ class UNet(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.down = nn.ModuleList([self.double(3, 5), self.double(5, 10), self.double(10, 14)])
+        self.down = nn.ModuleList([self.block(3, 5), self.block(5, 10), self.block(10, 14)])
         self.up_learned = nn.ConvTranspose2d(14, 10, 2, stride=2)
-        self.refine = self.double(20, 10)
+        self.refine = self.block(20, 10)
         self.up_grouped = nn.ConvTranspose2d(10, 10, 3, 2, 1, output_padding=1, groups=5)
-        self.refine_last = self.double(25, 5)
+        self.refine_last = self.block(25, 5)
         self.up = nn.Upsample(scale_factor=2, mode="bilinear", align_corners=False)
         self.head = nn.Conv2d(5, 2, 1)
 
     @staticmethod
-    def double(n_in: int, n_out: int) -> nn.Sequential:
+    def block(n_in: int, n_out: int) -> nn.Sequential:
         """Two convolutions, the second one dilated."""
         return nn.Sequential(
             nn.Conv2d(n_in, n_out, 3, padding=1),
@@ -427,7 +421,7 @@ class Text(nn.Module):
     def __init__(self, vocabulary: int = 37, width: int = 12) -> None:
         super().__init__()
         self.embedding = nn.Embedding(vocabulary, width)
-        self.position = nn.Embedding(19, width)
+        self.position = nn.Embedding(17, width)
         self.encoder = EncoderLayer(width, 2, 23)
         self.decoder = nn.Linear(width, vocabulary, bias=False)
         self.decoder.weight = self.embedding.weight
@@ -439,6 +433,17 @@ class Text(nn.Module):
         return self.decoder(x), self.classes(x.mean(1))
 
 
+class HeadMix(nn.Module):
+    """A dense layer for each head."""
+
+    def __init__(self, heads: int, n_in: int, n_out: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.zeros(heads, n_in, n_out))
+
+    def forward(self, x: Tensor):
+        return torch.einsum("nqhe,hef->nqhf", x, self.weight)
+
+
 class Einsum(nn.Module):
     """Linear attention (Katharopoulos et al., 2020) as products over named axes."""
 
@@ -447,7 +452,7 @@ class Einsum(nn.Module):
         self.heads = heads
         self.query, self.key = nn.Linear(width, width), nn.Linear(width, width)
         self.value = nn.Linear(width, width)
-        self.mix = nn.Parameter(torch.zeros(heads, width // heads, 5))
+        self.mix = HeadMix(heads, width // heads, 5)
 
     def forward(self, x: Tensor, y: Tensor):
         query, key, value = (
@@ -455,8 +460,7 @@ class Einsum(nn.Module):
             for layer, data in ((self.query, x), (self.key, y), (self.value, y))
         )
         memory = torch.einsum("nkhd,nkhe->nhde", key.softmax(1), value)
-        seen = torch.einsum("nqhd,nhde->nqhe", query, memory)
-        return torch.einsum("nqhe,hef->nqhf", seen, self.mix)
+        return self.mix(torch.einsum("nqhd,nhde->nqhe", query, memory))
 
 
 class Recurrent(nn.Module):
@@ -477,9 +481,20 @@ class Recurrent(nn.Module):
         return self.head(self.gru(x)[0])
 
 
+class Simple(nn.Module):
+    """Elman (1990): one matrix product a step, on each side."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.rnn = nn.RNN(5, 7, batch_first=True, bias=False)
+        self.head = nn.Linear(7, 3)
+
+    def forward(self, x: Tensor):
+        return self.head(self.rnn(x)[0][:, -1])
+
+
 EXAMPLES = {
     "resnet": Example(ResNet, ((3, 35, 53),)),
-    "resnext": Example(lambda: ResNet(group=2), ((3, 35, 53),)),
     "mobilenet-v3": Example(MobileNetV3, ((3, 29, 37),)),
     "densenet": Example(DenseNet, ((3, 14, 22),)),
     "unet": Example(UNet, ((3, 20, 28),)),
@@ -492,5 +507,6 @@ EXAMPLES = {
     "mixer": Example(Mixer, ((3, 12, 20),)),
     "text": Example(Text, ((17,),), vocabulary=37),
     "einsum": Example(Einsum, ((7, 12), (17, 12))),
-    "recurrent": Example(Recurrent, ((5, 40),)),
+    "recurrent": Example(Recurrent, ((5, 12),)),
+    "simple": Example(Simple, ((11, 5),)),
 }
