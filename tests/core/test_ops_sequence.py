@@ -179,6 +179,24 @@ def einsum_learned() -> Case:
     )
 
 
+def einsum_of_three() -> Case:
+    """Two at a time from left to right; what is read once only is summed first."""
+    i, j, k, m = 2, 3, 5, 7
+    return Case(
+        "Einsum",
+        [features("x", i, j), data("y", j, k), data("z", k, m)],
+        [(m,)],
+        lambda: Cost(
+            # i is summed away before the first product, j after it
+            flops=2 * (j * k + k * m),
+            bytes=FLOAT * (i * j + j * k + k * m + m),
+        ),
+        fixed=(j,),
+        attributes={"equation": "ij,jk,km->m"},
+        label="of three",
+    )
+
+
 def attention_4d() -> Case:
     batch, heads, queries, keys, depth, values = 2, 3, 5, 7, 11, 13
     return Case(
@@ -248,6 +266,7 @@ CASES = [
     quantised_recurrent(),
     einsum("bij,bjk->bik", (2, 3, 5), (2, 5, 7), (2, 3, 7)),
     einsum_learned(),
+    einsum_of_three(),
     attention_4d(),
     attention_3d(),
     multi_head_attention(),

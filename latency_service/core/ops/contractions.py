@@ -311,14 +311,24 @@ def recurrent(gates: int) -> Callable[[Node, Tracker], None]:
 
 
 def einsum(node: Node, tracker: Tracker) -> None:
-    """Einsum: every combination of labels is one multiply-accumulate; all frozen."""
-    labels, _ = shapes.einsum_labels(node)
+    """Einsum: operands are multiplied two at a time, from left to right; all frozen.
+
+    A label that nobody else reads any more is summed before it is multiplied.
+    """
+    labels, out = shapes.einsum_labels(node)
     sizes: dict[str, int] = {}
     for subscript, shape in zip(labels, shapes.einsum_shapes(node), strict=True):
         for label, extent in zip(subscript, shape, strict=True):
             sizes[label] = max(extent, sizes.get(label, 1))
-    multiplies = max(0, len(labels) - 1)
-    _fixed(node, tracker, math.prod(sizes.values()) * multiplies)
+    multiply_adds = 0
+    product = set(labels[0])
+    for place, subscript in enumerate(labels[1:], start=2):
+        operand, wanted = set(subscript), set(out).union(*labels[place:])
+        product &= operand | wanted
+        operand &= product | wanted
+        multiply_adds += math.prod(sizes[label] for label in product | operand)
+        product = (product | operand) & wanted
+    _fixed(node, tracker, multiply_adds)
 
 
 def attention(node: Node, tracker: Tracker) -> None:
