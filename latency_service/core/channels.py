@@ -264,13 +264,16 @@ def boxed(tracker: Tracker, part: Partition, arrays: list[IdArray]) -> bool:
     A channel axis seen as rows and columns (channel shuffle, heads) would be left with holes. The
     axis that keeps most channels apart stays; each of its positions lives and dies as a whole.
     """
+    arrays = [ids for ids in arrays if ids.size != max(ids.shape, default=1)]
+    if not arrays:
+        return False
     prunable = np.zeros(int(part.group_of.max(initial=0)) + 1, dtype=bool)
     prunable[: len(part.prunable)] = part.prunable
     unit = part.group_of * (part.index_of.max(initial=0) + 1) + part.index_of
     # ids tied in this pass: what else holds them has to be looked at anew
     stale = np.zeros(tracker.count, dtype=bool)
     for ids in arrays:
-        if ids.size == max(ids.shape, default=1) or not prunable[part.group_of[ids]].any():
+        if not prunable[part.group_of[ids]].any():
             continue
         units = unit[ids]
         varying = [a for a in range(ids.ndim) if (units != units.take([0], a)).any()]
