@@ -21,6 +21,9 @@ from latency_service.core.node import IdArray, Node
 # An id array larger than this is tied down to one axis rather than spelled out.
 MOST_IDS = 1 << 20
 
+# Real networks have some millions at most; what claims more is a mistake or an attack.
+MOST_CHANNELS = 1 << 24
+
 
 class Place(NamedTuple):
     """Where ids sit in something that has to be cut when they die.
@@ -55,7 +58,13 @@ class Tracker:
     # --- rules ---------------------------------------------------------------------------------
 
     def new(self, amount: int, rank: int, axis: int) -> IdArray:
-        """Fresh ids along one axis."""
+        """Fresh ids along one axis.
+
+        Raises:
+            ValueError: if the graph had more channels than can be followed.
+        """
+        if self.count + amount > MOST_CHANNELS:
+            raise ValueError(f"the graph has more than {MOST_CHANNELS} channels in all")
         ids = np.arange(self.count, self.count + amount, dtype=np.int64)
         self.count += amount
         shape = [1] * rank

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -188,33 +189,34 @@ class _Builder:
                 return left is right
             return _proportional(self._share(part, left), self._share(part, right))
 
-        for chain in chains(self.network.nodes, self.network.outputs, rules, same):
-            host = rows[chain.host]
+        for merged in chains(self.network.nodes, self.network.outputs, rules, same):
+            host = rows[merged.host]
             before = sum(amount for _, amount in traffic.writes(host.node))
             ids = host.node.outputs[0].ids
-            after = chain.end.bytes
-            for extra, amount in chain.extras:
+            after, constant = merged.end.bytes, 0.0
+            for extra, amount in merged.extras:
                 if extra is None:
-                    host.bytes[0] += amount
+                    constant += amount
                 else:
                     after += amount
-            for member in chain.members:
-                if member == chain.host:
+            for member in merged.members:
+                if member == merged.host:
                     continue
                 kernel = traffic.kernels(rows[member].node)
-                host.bytes[0] += kernel.constant
+                constant += kernel.constant
                 if ids is not None:
                     # the member's output has the host's channels, perhaps less often
                     own = rows[member].node.outputs[0].ids
                     assert own is not None
                     after += kernel.per_out * own.size
-                rows[member].bytes = [0.0, 0.0, 0.0, 0.0]
-                rows[member].fused_into = chain.host
+                rows[member].bytes = ZERO
+                rows[member].fused_into = merged.host
                 host.fuses.append(member)
             if ids is None:
-                host.bytes[0] += after - before
+                more = BilinearForm(constant=constant + after - before)
             else:
-                host.bytes[2] += (after - before) / ids.size
+                more = BilinearForm(constant=constant, per_out=(after - before) / ids.size)
+            host.bytes = host.bytes.plus(more)
 
     def _propagate(self) -> None:
         seen: set[str] = set()
@@ -299,7 +301,7 @@ class _Builder:
         row = _Row(node)
         if node.frozen:
             total = node.moved_bytes * node.times
-            row.bytes = [total, 0.0, 0.0, 0.0]
+            row.bytes = BilinearForm(total)
             row.free = traffic.is_free(node)
             return row
         pieces = node.layer.op in _PIECEWISE and _follow_each_other(node)
@@ -308,11 +310,11 @@ class _Builder:
         row.free = traffic.is_free(node)
         if row.free:
             return row
-        row.bytes = [read_rest + write_rest, read_rate, write_rate, 0.0]
+        row.bytes = BilinearForm(read_rest + write_rest, read_rate, write_rate)
         if node.parameter("weight") is not None:
             kernel = traffic.kernels(node)
             if kernel is not ZERO:
-                row.bytes = [a + b for a, b in zip(row.bytes, _row_of(kernel), strict=True)]
+                row.bytes = kernel.plus(row.bytes)
         return row
 
     def _side(
@@ -377,29 +379,27 @@ class _Builder:
 
     def _assemble(self, rows: list[_Row], part: Partition) -> CostModel:
         nodes = self.network.nodes
-        layers, groups = len(rows), len(part.sizes)
-        nothing = [0.0, 0.0, 0.0, 0.0]
-        flops: list[list[float]] = []
-        weights: list[list[float]] = []
-        parameters: list[list[float]] = []
+        groups = len(part.sizes)
+        flops: list[BilinearForm] = []
+        weights: list[BilinearForm] = []
+        parameters: list[BilinearForm] = []
         for row in rows:
             node = row.node
-            flops.append(nothing if node.flops is ZERO else _row_of(node.flops * node.times))
-            own = node.weights is not ZERO and "weight" not in node.shared
-            weights.append(_row_of(node.weights) if own else nothing)
-            learned = node.learned if not own else node.learned + node.weights
-            parameters.append(nothing if learned is ZERO else _row_of(learned))
+            work = node.flops if node.times == 1 else node.flops.scaled(node.times)
+            kernel = ZERO if "weight" in node.shared else node.weights
+            flops.append(work)
+            weights.append(kernel)
+            parameters.append(node.learned if kernel is ZERO else kernel.plus(node.learned))
             self.assumptions += row.notes
-        moved = np.array([row.bytes for row in rows]).reshape(layers, 4)
         return CostModel(
             names=tuple(node.name for node in nodes),
             ops=tuple(node.layer.op for node in nodes),
             free=np.array([row.free for row in rows], dtype=bool),
             assumed=np.array([node.op.name == "unknown" for node in nodes], dtype=bool),
-            flops=np.array(flops).reshape(layers, 4),
-            bytes=moved,
-            weights=np.array(weights).reshape(layers, 4),
-            parameters=np.array(parameters).reshape(layers, 4),
+            flops=_table(flops),
+            bytes=_table([row.bytes for row in rows]),
+            weights=_table(weights),
+            parameters=_table(parameters),
             read_times=_times([row.reads for row in rows], groups),
             write_times=_times([row.writes for row in rows], groups),
             reads=tuple(row.reads for row in rows),
@@ -451,7 +451,7 @@ class _Row:
         self.node = node
         self.reads: Share = ()
         self.writes: Share = ()
-        self.bytes = [0.0, 0.0, 0.0, 0.0]
+        self.bytes = ZERO
         self.conflicts: list[IdArray] = []
         self.notes: list[str] = []
         self.free = False
@@ -459,8 +459,10 @@ class _Row:
         self.fuses: list[int] = []
 
 
-def _row_of(form: BilinearForm) -> list[float]:
-    return [form.constant, form.per_in, form.per_out, form.per_pair]
+def _table(forms: list[BilinearForm]) -> FloatArray:
+    """(L, 4) the forms as an array."""
+    flat = np.fromiter(chain.from_iterable(forms), dtype=np.float64, count=4 * len(forms))
+    return flat.reshape(-1, 4)
 
 
 def _times(held: list[Share], groups: int) -> FloatArray:

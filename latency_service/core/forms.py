@@ -7,11 +7,10 @@ sub-networks.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 
-@dataclass(frozen=True, slots=True)
-class BilinearForm:
+class BilinearForm(NamedTuple):
     """A quantity as a function of a layer's live input and output channels."""
 
     constant: float = 0.0
@@ -25,21 +24,14 @@ class BilinearForm:
             self.constant + self.per_in * n_in + self.per_out * n_out + self.per_pair * n_in * n_out
         )
 
-    def __add__(self, other: BilinearForm) -> BilinearForm:
-        return BilinearForm(
-            self.constant + other.constant,
-            self.per_in + other.per_in,
-            self.per_out + other.per_out,
-            self.per_pair + other.per_pair,
-        )
+    def plus(self, other: BilinearForm) -> BilinearForm:
+        """The sum of two quantities of the same channels."""
+        return BilinearForm(*(a + b for a, b in zip(self, other, strict=True)))
 
-    def __mul__(self, factor: float) -> BilinearForm:
-        return BilinearForm(
-            self.constant * factor,
-            self.per_in * factor,
-            self.per_out * factor,
-            self.per_pair * factor,
-        )
+    def scaled(self, factor: float) -> BilinearForm:
+        """The quantity times a factor."""
+        constant, per_in, per_out, per_pair = self
+        return BilinearForm(constant * factor, per_in * factor, per_out * factor, per_pair * factor)
 
 
 ZERO = BilinearForm()

@@ -27,6 +27,9 @@ from latency_service.core.errors import GraphError, Problem
 Dim = int | str
 Shape = tuple[Dim, ...]
 
+# Deeper than any exporter nests; every level costs Python some frames of its stack.
+MOST_DEPTH = 32
+
 _NO_ATTRIBUTES: Mapping[str, Any] = MappingProxyType({})
 
 # Parts of a graph are named tuples: they are made by the thousand, and cost a third of frozen
@@ -98,12 +101,17 @@ class Layer(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class LayerGraph:
-    """A network. Build one with `layer_graph`, which checks and orders it."""
+    """A network. Build one with `layer_graph`, which checks and orders it.
+
+    Attributes:
+        depth: 1 without inner graphs, else one more than the deepest of them.
+    """
 
     inputs: tuple[GraphInput, ...]
     layers: tuple[Layer, ...]
     outputs: tuple[str, ...]
     name: str = ""
+    depth: int = 1
 
     @property
     def symbols(self) -> set[str]:
@@ -208,9 +216,22 @@ def layer_graph(
         problems.append(
             Problem(stuck[0], "inputs", f"the graph has a cycle through {', '.join(stuck[:8])}")
         )
+    depth = 1 + max(
+        (
+            inner.depth
+            for layer in layers
+            for inner in layer.attributes.values()
+            if isinstance(inner, LayerGraph)
+        ),
+        default=0,
+    )
+    if depth > MOST_DEPTH:
+        problems.append(
+            Problem(None, "layers", f"graphs inside layers are nested more than {MOST_DEPTH} deep")
+        )
     if problems:
         raise GraphError(problems)
-    return LayerGraph(tuple(inputs), tuple(order), tuple(outputs), name)
+    return LayerGraph(tuple(inputs), tuple(order), tuple(outputs), name, depth)
 
 
 def _reads(layer: Layer) -> Iterator[str]:

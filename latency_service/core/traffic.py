@@ -35,6 +35,9 @@ def reads(node: Node) -> Side:
     if node.op.traffic is Traffic.TOUCH:
         return [(output.ids, output.bytes) for output in node.outputs]
     settings, operands = node.op.constants, node.op.operands
+    if len(node.inputs) == 1:
+        only = node.inputs[0]
+        return [] if only is None or only.value is not None else [(node.in_ids[0], only.bytes)]
     return [
         (node.in_ids[position], tensor.bytes)
         for position, tensor in enumerate(node.inputs)
@@ -46,6 +49,9 @@ def reads(node: Node) -> Side:
 
 def writes(node: Node) -> Side:
     """(channel ids, bytes) of every activation that is written."""
+    if len(node.outputs) == 1:
+        only = node.outputs[0]
+        return [(only.ids, only.bytes)] if only.name else []
     return [(tensor.ids, tensor.bytes) for tensor in node.outputs if tensor.name]
 
 
@@ -63,7 +69,7 @@ def kernels(node: Node) -> BilinearForm:
         weight = node.parameter("weight")
         if weight is None:
             return ZERO
-        return node.weights * parameter_bytes(node, weight)
+        return node.weights.scaled(parameter_bytes(node, weight))
     constant = per_out = 0.0
     ids = node.outputs[0].ids if node.outputs else None
     for parameter in node.parameters:

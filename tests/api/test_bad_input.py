@@ -128,6 +128,43 @@ def test_too_many_layers_are_refused(client: TestClient) -> None:
     assert "LATENCY_SERVICE_MAX_LAYERS" in found["detail"]
 
 
+def test_more_channels_than_memory_are_refused(client: TestClient) -> None:
+    filters = 2**31 - 1
+    layer = {
+        "name": "wide",
+        "op": "Conv",
+        "inputs": ["x"],
+        "parameters": [{"role": "weight", "shape": [filters, 1, 1, 1]}],
+    }
+    graph = {
+        "inputs": [{"name": "x", "shape": [1, 1, 1, 1]}],
+        "layers": [layer],
+        "outputs": ["wide"],
+    }
+
+    assert send(client, graph)["errors"][0]["layer"] == "wide"
+
+
+@pytest.mark.parametrize("depth", [40, 150, 240, 250, 900])
+def test_graphs_inside_graphs_without_end_are_refused(client: TestClient, depth: int) -> None:
+    leaf = '{"layers": [{"name": "leaf", "op": "Relu", "inputs": ["x"]}], "outputs": ["leaf"]}'
+    opening = "".join(
+        f'{{"outputs": ["if{n}"], "layers": [{{"name": "if{n}", "op": "If", "inputs": ["x"], '
+        f'"attributes": {{"else_branch": {leaf}, "then_branch": '
+        for n in range(depth)
+    )
+    graph = opening + leaf + "}}]}" * depth
+    body = '{"device": "v100", "graph": ' + graph.replace(
+        "{", '{"inputs": [{"name": "x", "shape": [1, 7]}], ', 1
+    )
+
+    reply = client.post(
+        "/v1/coefficients", content=body + "}", headers={"content-type": "application/json"}
+    )
+
+    assert reply.status_code in (400, 422), reply.text[:200]
+
+
 def test_a_body_over_the_limit_is_refused_by_its_header(client: TestClient) -> None:
     reply = client.post(
         "/v1/coefficients",

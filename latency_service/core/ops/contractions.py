@@ -302,7 +302,7 @@ def recurrent(gates: int) -> Callable[[Node, Tracker], None]:
         read = tracker.along(node, 0, 2)
         units = directions * gates * hidden
         node.weights = BilinearForm(constant=units * hidden, per_in=units)
-        node.flops = node.weights * (FLOPS_PER_MULTIPLY_ADD * steps)
+        node.flops = node.weights.scaled(FLOPS_PER_MULTIPLY_ADD * steps)
         axis = 1 if node.layer.op == "DynamicQuantizeLSTM" else 2
         tracker.learned(node, weight, {axis: read})
         node.learned = BilinearForm(_biases(node))
