@@ -120,7 +120,10 @@ def keep(bench: Workbench, found: Addressed) -> bool:
     if found.text is None:
         return False
     bench.parsed.put(found.graph_id, found.graph)
-    return bench.graphs.put(found.graph_id, found.text, found.graph.layer_count)
+    created = bench.graphs.put(found.graph_id, found.text, found.graph.layer_count)
+    if not created:
+        bench.graphs.touch(found.graph_id)
+    return created
 
 
 def stored_graph(bench: Workbench, address: str) -> LayerGraph:

@@ -55,6 +55,23 @@ class Memory(Generic[T]):
             self._values.clear()
 
 
+@dataclass(slots=True)
+class Remembered:
+    """An answer as it went out, and the stored graph it is about."""
+
+    body: bytes
+    graph_id: str
+    used_s: float = field(default_factory=time.monotonic)
+
+    def is_due(self) -> bool:
+        """Whether the store should hear, once a minute, that the graph is still in use."""
+        now = time.monotonic()
+        if now - self.used_s < 60:
+            return False
+        self.used_s = now
+        return True
+
+
 @dataclass
 class Workbench:
     """The stores and the memories of one process; made once, shared by all threads."""
@@ -66,7 +83,7 @@ class Workbench:
     tokens: TokenStore
     parsed: Memory[LayerGraph] = field(init=False)
     costed: Memory[CostModel] = field(init=False)
-    answers: Memory[bytes] = field(init=False)
+    answers: Memory[Remembered] = field(init=False)
     _catalogue: Catalogue | None = None
     _checked_s: float = float("-inf")
     _lock: threading.Lock = field(default_factory=threading.Lock)
