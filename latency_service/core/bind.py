@@ -425,6 +425,6 @@ class Binder:
 def _unknown_op(op: str) -> str:
     return (
         f"op {op!r} is not known to the cost model (docs/cost-model.md#operators lists those that "
-        'are). Add it to latency_service/core/ops/table.py, or send "unknown_ops": "freeze" to '
+        'are). Add it to latency_service/core/ops/table/, or send "unknown_ops": "freeze" to '
         "charge its bytes only and keep its channels"
     )
