@@ -54,7 +54,6 @@ LEFT_OUT = {
     ("recurrent", "dynamo"): "weights cut at places that are known once the batch is",
     ("simple", "dynamo"): "written out step by step, the first one's zeros folded away",
     ("simple", "dynamo optimised"): "the same",
-    ("text", "dynamo"): "numbers of the positions by way of CastLike",
 }
 
 # Numbers in a file that look learned, beyond those of the network.

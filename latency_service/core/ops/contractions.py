@@ -345,15 +345,6 @@ def attention(node: Node, tracker: Tracker) -> None:
     _fixed(node, tracker, multiply_adds)
 
 
-def packed_attention(node: Node, tracker: Tracker) -> None:
-    """com.microsoft Attention: the projections too."""
-    b, s, features = node.x.shape
-    weight = node.parameter("weight")
-    width = weight.shape[1] if weight is not None else 3 * features
-    out = node.outputs[0].shape[2]
-    _fixed(node, tracker, b * s * features * width + 2 * b * s * s * out)
-
-
 def dense_blocks(node: Node, tracker: Tracker) -> None:
     """com.microsoft MatMulNBits: weights packed in blocks, N and K as attributes."""
     out, features = node.integer("N"), node.integer("K")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 from latency_service.core.node import Node
 from latency_service.core.ops.shapes.rule import Shapes
@@ -11,20 +11,6 @@ from latency_service.core.ops.shapes.rule import Shapes
 def same(node: Node) -> Shapes:
     """The shape and dtype of the first input."""
     return [(node.x.shape, node.x.dtype)]
-
-
-def same_all(node: Node) -> Shapes:
-    """Every output like the first input."""
-    return [(node.x.shape, node.x.dtype)] * max(1, len(node.layer.outputs))
-
-
-def like(position: int) -> Callable[[Node], Shapes]:
-    """The shape and dtype of another input."""
-
-    def rule(node: Node) -> Shapes:
-        return [(node.input(position).shape, node.input(position).dtype)]
-
-    return rule
 
 
 def outputs_with_statistics(node: Node) -> Shapes:

@@ -48,6 +48,8 @@ def split_sizes(node: Node) -> list[int]:
     sizes = node.integer_list("split")
     if sizes is None:
         count = node.integer("num_outputs", len(node.layer.outputs))
+        if count != len(node.layer.outputs):
+            node.fail("attributes.num_outputs", f"{count}, but {len(node.layer.outputs)} outputs")
         step = -(-extent // count)
         sizes = [step] * (extent // step) + ([extent % step] if extent % step else [])
     if sum(sizes) != extent or len(sizes) != len(node.layer.outputs) or min(sizes) < 0:

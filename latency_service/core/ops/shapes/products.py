@@ -155,15 +155,6 @@ def einsum_labels(node: Node) -> tuple[list[str], str]:
     return labels, out
 
 
-def attention_packed(node: Node) -> Shapes:
-    """com.microsoft Attention: input (B, S, I), weights for query, key and value side by side."""
-    b, s, _ = node.x.shape
-    weight = node.parameter("weight")
-    sizes = node.integers("qkv_hidden_sizes")
-    hidden = sizes[2] if sizes else (weight.shape[1] // 3 if weight else node.x.shape[2])
-    return [((b, s, hidden), node.x.dtype)]
-
-
 def attention(node: Node) -> Shapes:
     """Attention, MultiHeadAttention: query's positions, value's features."""
     query, value = node.x.shape, node.input(2).shape

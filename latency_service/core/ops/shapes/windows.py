@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 
 from latency_service.core.node import Dims, Node
 from latency_service.core.ops.shapes.rule import Shapes
@@ -11,10 +11,33 @@ from latency_service.core.ops.shapes.rule import Shapes
 AUTO_PADS = ("NOTSET", "SAME_UPPER", "SAME_LOWER", "VALID")
 
 
-def spatial(
-    node: Node, size: Sequence[int], kernel: Sequence[int], ceil: bool = False
-) -> list[int]:
+# Networks repeat a few windows; what they give is worth remembering.
+_REMEMBERED: dict[Hashable, tuple[int, ...]] = {}
+_MOST_REMEMBERED = 10_000
+
+
+def spatial(node: Node, size: Dims, kernel: Dims, ceil: bool = False) -> Sequence[int]:
     """Output size of a sliding window along every spatial axis."""
+    get = node.attributes.get
+    settings = (get("strides"), get("dilations"), get("pads"), get("auto_pad"))
+    # types too: true is no stride, though it equals 1
+    key = (size, kernel, ceil, *(_kept(value) for value in settings))
+    found = _REMEMBERED.get(key)
+    if found is None:
+        found = tuple(_spatial(node, size, kernel, ceil))
+        if len(_REMEMBERED) >= _MOST_REMEMBERED:
+            _REMEMBERED.clear()
+        _REMEMBERED[key] = found
+    return found
+
+
+def _kept(value: object) -> Hashable:
+    if isinstance(value, list | tuple):
+        return tuple(value), tuple(map(type, value))
+    return str(value)
+
+
+def _spatial(node: Node, size: Dims, kernel: Dims, ceil: bool) -> list[int]:
     rank = len(size)
     strides, dilations, pads = window_settings(node, kernel, rank)
     auto = node.text("auto_pad", "NOTSET")
@@ -148,7 +171,7 @@ def pool(node: Node) -> Shapes:
     kernel = node.integers("kernel_shape")
     if kernel is None:
         node.fail("attributes.kernel_shape", "a pool needs it")
-    size = spatial(node, shape[2:], kernel, bool(node.integer("ceil_mode", 0)))
+    size = spatial(node, shape[2:], tuple(kernel), bool(node.integer("ceil_mode", 0)))
     out = (*shape[:2], *size)
     return [(out, node.x.dtype), (out, "int64")][: max(1, len(node.layer.outputs))]
 

@@ -177,6 +177,7 @@ def rows() -> Iterator[Op]:
         layouts.keep,
         operands=("input", "target"),
         constants=frozenset({"target"}),
+        value=values.cast,
     )
     for name in ("QLinearAdd", "QLinearMul"):
         yield Op(
