@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import threading
 import time
 from collections.abc import Hashable
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Generic, TypeVar
 
 from cachetools import LRUCache
@@ -55,13 +57,18 @@ class Memory(Generic[T]):
             self._values.clear()
 
 
-@dataclass(slots=True)
+@dataclass
 class Remembered:
     """An answer as it went out, and the stored graph it is about."""
 
     body: bytes
     graph_id: str
     used_s: float = field(default_factory=time.monotonic)
+
+    @cached_property
+    def etag(self) -> str:
+        """A strong entity tag: it changes when any byte of the answer does."""
+        return f'"{hashlib.sha256(self.body).hexdigest()[:32]}"'
 
     def is_due(self) -> bool:
         """Whether the store should hear, once a minute, that the graph is still in use."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable, Hashable
 from typing import Any
 
 import orjson
@@ -68,18 +69,32 @@ async def post_coefficients(request: Request, bench: Bench) -> Response:
     if kind == bodies.OCTETS:
         found = await in_turn(answer, bench, kind, body, request.query_params)
         return Response(found.body, media_type=bodies.JSON)
-    # an answer is a function of the request's bytes and of the profiles there are
+    known = await recall(
+        bench,
+        hashlib.sha256(body).digest(),
+        lambda: answer(bench, kind, body, request.query_params),
+    )
+    return Response(known.body, media_type=bodies.JSON)
+
+
+async def recall(
+    bench: Workbench, question: Hashable, compute: Callable[[], Remembered]
+) -> Remembered:
+    """The answer to a question, from memory where it was asked before.
+
+    An answer is a function of the question and of the profiles there are.
+    """
     catalogue = bench.fresh_catalogue()
     if catalogue is None:
         catalogue = await in_turn(bench.catalogue)
-    key = hashlib.sha256(body).digest(), catalogue.epoch
+    key = question, catalogue.epoch
     known = bench.answers.get(key)
     if known is None:
-        known = await in_turn(answer, bench, kind, body, request.query_params)
+        known = await in_turn(compute)
         bench.answers.put(key, known)
     elif known.is_due():
         await in_turn(bench.graphs.touch, known.graph_id)
-    return Response(known.body, media_type=bodies.JSON)
+    return known
 
 
 async def read_body(request: Request, bench: Workbench, kind: str) -> bytes:
@@ -169,16 +184,20 @@ def encode(bench: Workbench, request: CoefficientsRequest) -> Remembered:
         ]
     },
 )
-def get_coefficients(graph_id: str, request: Request, bench: Bench) -> Response:
+async def get_coefficients(graph_id: str, request: Request, bench: Bench) -> Response:
     """The same for a stored graph; the strong ETag changes when any byte of the answer does."""
     query = from_query(request.query_params)
     device = _device(query)
-    body = encode(bench, validated(Options, query).request(device, graph_id)).body
-    etag = f'"{hashlib.sha256(body).hexdigest()[:32]}"'
-    headers = {"ETag": etag, "Cache-Control": "no-cache"}
-    if _matches(request.headers.get("if-none-match"), etag):
+    options = validated(Options, query)
+    known = await recall(
+        bench,
+        (graph_id, request.url.query),
+        lambda: encode(bench, options.request(device, graph_id)),
+    )
+    headers = {"ETag": known.etag, "Cache-Control": "no-cache"}
+    if _matches(request.headers.get("if-none-match"), known.etag):
         return Response(status_code=304, headers=headers)
-    return Response(body, headers=headers, media_type=bodies.JSON)
+    return Response(known.body, headers=headers, media_type=bodies.JSON)
 
 
 def _matches(stated: str | None, etag: str) -> bool:
