@@ -16,7 +16,8 @@ from pathlib import Path
 
 import numpy as np
 
-from latency_service.core.costs import CostModel, FloatArray, cost_model
+from latency_service.core.costing import cost_model
+from latency_service.core.costs import CostModel, FloatArray
 from latency_service.core.graph import graph_from_json
 from latency_service.core.roofline import latency_model
 from latency_service.core.scoring import latencies_s, structures, totals

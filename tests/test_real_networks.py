@@ -7,7 +7,8 @@ import onnx.backend.test
 import pytest
 
 from latency_service.core.bind import Binding, resolve
-from latency_service.core.costs import CostModel, cost_model
+from latency_service.core.costing import cost_model
+from latency_service.core.costs import CostModel
 from latency_service.core.errors import GraphError, UnboundDimensionError, UnknownOpError
 from latency_service.core.graph import LayerGraph
 from latency_service.core.scoring import totals

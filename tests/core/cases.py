@@ -16,7 +16,8 @@ import numpy as np
 import pytest
 
 from latency_service.core.bind import Binding, bind
-from latency_service.core.costs import CostModel, Pruning, cost_model
+from latency_service.core.costing import cost_model
+from latency_service.core.costs import CostModel, Pruning
 from latency_service.core.graph import LayerGraph, graph_from_json
 from latency_service.core.scoring import evaluate, live_counts, structure
 

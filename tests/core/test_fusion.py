@@ -5,7 +5,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from latency_service.core.costs import CostModel, Pruning, cost_model
+from latency_service.core.costing import cost_model
+from latency_service.core.costs import CostModel, Pruning
 from latency_service.core.graph import graph_from_json
 from latency_service.core.profile import FusionRules
 from latency_service.core.scoring import evaluate, totals

@@ -5,7 +5,8 @@ from typing import Any
 import pytest
 
 from latency_service.core.bind import Binding
-from latency_service.core.costs import CostModel, Pruning, cost_model
+from latency_service.core.costing import cost_model
+from latency_service.core.costs import CostModel, Pruning
 from latency_service.core.errors import GraphError, UnknownOpError
 from latency_service.core.graph import graph_from_json
 from tests.core.cases import FLOAT, cost_at, costed, group_of

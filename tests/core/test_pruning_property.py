@@ -17,7 +17,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from latency_service.core.answer import LayerCost, costs_on
-from latency_service.core.costs import CostModel, Pruning, cost_model
+from latency_service.core.costing import cost_model
+from latency_service.core.costs import CostModel, Pruning
 from latency_service.core.graph import graph_from_json
 from latency_service.core.profile import ComputeRate, Device, FusionRules, Memory, Profile
 from latency_service.core.roofline import LatencyModel, latency_model

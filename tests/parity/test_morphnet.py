@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from latency_service.core.bind import Binding
-from latency_service.core.costs import CostModel, Pruning, cost_model
+from latency_service.core.costing import cost_model
+from latency_service.core.costs import CostModel, Pruning
 from latency_service.core.graph import graph_from_json
 from latency_service.core.profile import ComputeRate, Device, Memory, Profile
 from latency_service.core.roofline import LatencyModel, latency_model

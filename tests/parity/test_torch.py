@@ -23,7 +23,8 @@ from torch.utils.flop_counter import FlopCounterMode, flop_registry  # noqa: E40
 from torch.utils.module_tracker import ModuleTracker  # noqa: E402
 
 from latency_service.core.bind import Binding, bind  # noqa: E402
-from latency_service.core.costs import CostModel, FloatArray, cost_model  # noqa: E402
+from latency_service.core.costing import cost_model  # noqa: E402
+from latency_service.core.costs import CostModel, FloatArray  # noqa: E402
 from latency_service.core.graph import LayerGraph  # noqa: E402
 from latency_service.core.scoring import evaluate, live_counts  # noqa: E402
 from latency_service.ingest import read_network  # noqa: E402

@@ -1,0 +1,401 @@
+"""From a bound network to its costs: channel groups, and every layer's forms.
+
+Operators' rules have said how channels flow (latency_service/core/ops); here the groups are found,
+each layer's bytes are written as a form in what it reads and writes, and fused chains are merged.
+"""
+
+from __future__ import annotations
+
+import re
+from itertools import chain
+from typing import Any
+
+import numpy as np
+
+from latency_service.core import traffic
+from latency_service.core.bind import Binding, Network, bind
+from latency_service.core.channels import (
+    Partition,
+    Run,
+    Share,
+    Tracker,
+    boxed,
+    partition,
+    runs,
+    shares,
+)
+from latency_service.core.costs import CostModel, FloatArray, Group, Member, Pruning
+from latency_service.core.errors import OptionError
+from latency_service.core.forms import ZERO, BilinearForm
+from latency_service.core.fusion import chains
+from latency_service.core.graph import LayerGraph
+from latency_service.core.node import IdArray, Node
+from latency_service.core.ops import Traffic
+from latency_service.core.profile import FusionRules
+from latency_service.core.units import FLOATING, RATE_DTYPE
+
+
+def cost_model(
+    graph: LayerGraph,
+    binding: Binding | None = None,
+    pruning: Pruning | None = None,
+    fusion: FusionRules | None = None,
+) -> CostModel:
+    """Bind a graph, group its channels, and write every layer's costs as forms.
+
+    Args:
+        fusion: what the runtime merges; None charges operator by operator.
+
+    Raises:
+        GraphError: see `bind`.
+        OptionError: if `force_group` or `exclude` does not fit the graph.
+    """
+    return _Builder(bind(graph, binding or Binding()), pruning or Pruning(), fusion).build()
+
+
+class _Builder:
+    def __init__(self, network: Network, pruning: Pruning, fusion: FusionRules | None) -> None:
+        self.network = network
+        self.fusion = fusion
+        self.pruning = pruning
+        self.tracker = Tracker()
+        self.assumptions = list(network.assumptions)
+        self._shares: dict[int, Share] = {}
+
+    def build(self) -> CostModel:
+        nodes, tracker = self.network.nodes, self.tracker
+        self._propagate()
+        if self.pruning.freeze_outputs:
+            for tensor in self.network.outputs:
+                tracker.freeze(tensor.ids)
+        self._exclude()
+        arrays = self._arrays()
+        part = self._partition(arrays)
+        if self.pruning.force_group and self._force(part):
+            part = self._partition(arrays)
+        while True:
+            self._shares = {}
+            rows = [self._row(node, part) for node in nodes]
+            conflicts = [ids for row in rows for ids in row.conflicts]
+            if not conflicts:
+                break
+            for ids in conflicts:
+                tracker.freeze(ids)
+            part = partition(tracker, arrays)
+        if self.fusion is not None:
+            self._fuse(rows, part, self.fusion)
+        return self._assemble(rows, part)
+
+    def _partition(self, arrays: list[IdArray]) -> Partition:
+        part = partition(self.tracker, arrays)
+        while boxed(self.tracker, part, arrays):
+            part = partition(self.tracker, arrays)
+        return part
+
+    def _fuse(self, rows: list[_Row], part: Partition, rules: FusionRules) -> None:
+        def same(left: IdArray | None, right: IdArray | None) -> bool:
+            if left is None or right is None:
+                return left is right
+            return _proportional(self._share(part, left), self._share(part, right))
+
+        for merged in chains(self.network.nodes, self.network.outputs, rules, same):
+            host = rows[merged.host]
+            before = sum(amount for _, amount in traffic.writes(host.node))
+            ids = host.node.outputs[0].ids
+            after, constant = merged.end.bytes, 0.0
+            for extra, amount in merged.extras:
+                if extra is None:
+                    constant += amount
+                else:
+                    after += amount
+            for member in merged.members:
+                if member == merged.host:
+                    continue
+                kernel = traffic.kernels(rows[member].node)
+                constant += kernel.constant
+                if ids is not None:
+                    # the member's output has the host's channels, perhaps less often
+                    own = rows[member].node.outputs[0].ids
+                    assert own is not None
+                    after += kernel.per_out * own.size
+                rows[member].bytes = ZERO
+                rows[member].fused_into = merged.host
+                host.fuses.append(member)
+            if ids is None:
+                more = BilinearForm(constant=constant + after - before)
+            else:
+                more = BilinearForm(constant=constant, per_out=(after - before) / ids.size)
+            host.bytes = host.bytes.plus(more)
+
+    def _propagate(self) -> None:
+        seen: set[str] = set()
+        for node in self.network.nodes:
+            if node.frozen:
+                continue
+            node.in_ids = [None if tensor is None else tensor.ids for tensor in node.inputs]
+            if node.parameters:
+                again = [p.role for p in node.parameters if p.id is not None and p.id in seen]
+                if again:
+                    node.shared = frozenset(again)
+                seen.update(p.id for p in node.parameters if p.id is not None)
+            node.op.channels(node, self.tracker)
+
+    def _arrays(self) -> list[IdArray]:
+        found: dict[int, IdArray] = {}
+        for node in self.network.nodes:
+            if node.frozen:
+                continue
+            for ids in node.in_ids:
+                if ids is not None:
+                    found[id(ids)] = ids
+            for tensor in node.outputs:
+                if tensor.ids is not None:
+                    found[id(tensor.ids)] = tensor.ids
+        return list(found.values())
+
+    # --- what the user asks of the groups ------------------------------------------------------
+
+    def _matching(self, pattern: str, option: str) -> list[Node]:
+        try:
+            compiled = re.compile(pattern)
+        except re.error as error:
+            raise OptionError(f"{option}: {pattern!r} is no regular expression ({error})") from None
+        found = [node for node in self.network.nodes if compiled.search(node.name)]
+        if not found:
+            raise OptionError(
+                f"{option}: {pattern!r} matches no layer; layer names look like "
+                + ", ".join(repr(node.name) for node in self.network.nodes[:3])
+            )
+        return found
+
+    def _exclude(self) -> None:
+        for pattern in self.pruning.exclude:
+            for node in self._matching(pattern, "exclude"):
+                for tensor in node.outputs:
+                    if not node.frozen:
+                        self.tracker.freeze(tensor.ids)
+
+    def _force(self, part: Partition) -> bool:
+        for pattern in self.pruning.force_group:
+            held: list[tuple[str, IdArray]] = []
+            for node in self._matching(pattern, "force_group"):
+                ids = node.outputs[0].ids if node.outputs and not node.frozen else None
+                if ids is None or len(shares(part, ids)) != 1:
+                    count = 0 if ids is None else len(shares(part, ids))
+                    raise OptionError(
+                        f"force_group: {pattern!r} matches layer {node.name!r}, whose output has "
+                        f"{count} channel groups; every layer that is forced must have exactly one"
+                    )
+                held.append((node.name, ids))
+            first_name, first = held[0]
+            for name, ids in held[1:]:
+                if ids.size != first.size:
+                    raise OptionError(
+                        f"force_group: {pattern!r} matches {first_name!r} with {first.size} "
+                        f"channels and {name!r} with {ids.size}; they must have equally many"
+                    )
+                self.tracker.tie(first.reshape(-1), ids.reshape(-1))
+        return True
+
+    # --- one layer -----------------------------------------------------------------------------
+
+    def _share(self, part: Partition, ids: IdArray) -> Share:
+        # the nodes keep every id array alive, so its identity is a safe key
+        share = self._shares.get(id(ids))
+        if share is None:
+            share = self._shares[id(ids)] = shares(part, ids)
+        return share
+
+    def _row(self, node: Node, part: Partition) -> _Row:
+        row = _Row(node)
+        if node.frozen:
+            total = node.moved_bytes * node.times
+            row.bytes = BilinearForm(total)
+            row.free = traffic.is_free(node)
+            return row
+        pieces = node.layer.op in _PIECEWISE and _follow_each_other(node)
+        row.reads, read_rate, read_rest = self._side(row, part, traffic.reads(node), pieces)
+        row.writes, write_rate, write_rest = self._side(row, part, traffic.writes(node), pieces)
+        row.free = traffic.is_free(node)
+        if row.free:
+            return row
+        row.bytes = BilinearForm(read_rest + write_rest, read_rate, write_rate)
+        if node.parameter("weight") is not None:
+            kernel = traffic.kernels(node)
+            if kernel is not ZERO:
+                row.bytes = kernel.plus(row.bytes)
+        return row
+
+    def _side(
+        self,
+        row: _Row,
+        part: Partition,
+        sides: list[tuple[IdArray | None, float]],
+        pieces: bool,
+    ) -> tuple[Share, float, float]:
+        """(share, bytes per live channel, other bytes) of what a layer reads, or writes.
+
+        Each distinct set of channels counts once, with the first tensor's times. A set at another
+        byte rate cannot be told apart by the layer's live channels: it is frozen.
+        """
+        if len(sides) == 1:
+            ids, amount = sides[0]
+            if ids is None:
+                return (), 0.0, amount
+            return self._share(part, ids), amount / ids.size, 0.0
+        rest = 0.0
+        sets: dict[Any, list[Any]] = {}  # groups -> [share, size, bytes, ids]
+        for position, (ids, amount) in enumerate(sides):
+            if ids is None:
+                rest += amount
+                continue
+            share = self._share(part, ids)
+            key = position if pieces else frozenset(group for group, _ in share)
+            entry = sets.get(key)
+            if entry is None:
+                sets[key] = [share, ids.size, amount, ids]
+            elif _proportional(entry[0], share):
+                entry[2] += amount
+            elif any(part.prunable[group] for group, _ in share):
+                row.conflicts.append(ids)
+                rest += amount
+            else:
+                rest += amount
+        if not sets:
+            return (), 0.0, rest
+        entries = list(sets.values())
+        first = next(
+            (e for e in entries if any(part.prunable[group] for group, _ in e[0])), entries[0]
+        )
+        rate = first[2] / first[1]
+        joined: list[tuple[int, float]] = []
+        for entry in entries:
+            share, size, amount, ids = entry
+            if entry is first or abs(amount / size - rate) <= 1e-9 * rate:
+                joined += share
+                continue
+            rest += amount
+            if any(part.prunable[group] for group, _ in share):
+                row.conflicts.append(ids)
+            elif row.node.op.traffic is not Traffic.FREE:
+                row.notes.append(
+                    f"layer {row.node.name!r} reads or writes channels of different groups at "
+                    "different byte rates: one of them is frozen and counted as constant"
+                )
+        return tuple(joined), rate, rest
+
+    # --- all layers ----------------------------------------------------------------------------
+
+    def _assemble(self, rows: list[_Row], part: Partition) -> CostModel:
+        nodes = self.network.nodes
+        groups = len(part.sizes)
+        flops: list[BilinearForm] = []
+        weights: list[BilinearForm] = []
+        parameters: list[BilinearForm] = []
+        for row in rows:
+            node = row.node
+            work = node.flops if node.times == 1 else node.flops.scaled(node.times)
+            kernel = ZERO if "weight" in node.shared else node.weights
+            flops.append(work)
+            weights.append(kernel)
+            parameters.append(node.learned if kernel is ZERO else kernel.plus(node.learned))
+            self.assumptions += row.notes
+        return CostModel(
+            names=tuple(node.name for node in nodes),
+            ops=tuple(node.layer.op for node in nodes),
+            free=np.array([row.free for row in rows], dtype=bool),
+            assumed=np.array([node.op.name == "unknown" for node in nodes], dtype=bool),
+            flops=_table(flops),
+            bytes=_table([row.bytes for row in rows]),
+            weights=_table(weights),
+            parameters=_table(parameters),
+            read_times=_times([row.reads for row in rows], groups),
+            write_times=_times([row.writes for row in rows], groups),
+            reads=tuple(row.reads for row in rows),
+            writes=tuple(row.writes for row in rows),
+            rate_dtype=tuple(_rate_dtype(node) for node in nodes),
+            groups=self._groups(part),
+            dtype=self.network.dtype,
+            batch_size=self.network.batch_size,
+            assumptions=tuple(dict.fromkeys(self.assumptions)),
+            fused_into=tuple(row.fused_into for row in rows),
+            fuses=tuple(tuple(row.fuses) for row in rows),
+        )
+
+    def _groups(self, part: Partition) -> tuple[Group, ...]:
+        members: list[list[Member]] = [[] for _ in part.sizes]
+        cache: dict[tuple[int, int | None], tuple[Run, ...]] = {}
+        for place in self.tracker.places:
+            key = id(place.ids), place.along
+            found = cache.get(key)
+            if found is None:
+                found = cache[key] = runs(part, place.ids, place.along)
+            for run in found:
+                if run.group < len(members):
+                    members[run.group].append(Member(place.node.name, place.role, place.axis, run))
+        return tuple(
+            Group(f"g{index}", size, part.prunable[index], tuple(members[index]))
+            for index, size in enumerate(part.sizes)
+        )
+
+
+# Operators whose inputs may follow each other along the channels: then one entry a piece.
+_PIECEWISE = frozenset({"Concat", "QLinearConcat"})
+
+
+def _follow_each_other(node: Node) -> bool:
+    """Whether the pieces' channels add up; joined along positions they are the same ones."""
+    out = node.outputs[0].ids
+    return out is not None and out.size == sum(ids.size for ids in node.in_ids if ids is not None)
+
+
+class _Row:
+    """One layer while it is being costed."""
+
+    __slots__ = (
+        "bytes", "conflicts", "free", "fused_into", "fuses", "node", "notes", "reads", "writes",
+    )  # fmt: skip
+
+    def __init__(self, node: Node) -> None:
+        self.node = node
+        self.reads: Share = ()
+        self.writes: Share = ()
+        self.bytes = ZERO
+        self.conflicts: list[IdArray] = []
+        self.notes: list[str] = []
+        self.free = False
+        self.fused_into: int | None = None
+        self.fuses: list[int] = []
+
+
+def _table(forms: list[BilinearForm]) -> FloatArray:
+    """(L, 4) the forms as an array."""
+    flat = np.fromiter(chain.from_iterable(forms), dtype=np.float64, count=4 * len(forms))
+    return flat.reshape(-1, 4)
+
+
+def _times(held: list[Share], groups: int) -> FloatArray:
+    """(L, G) how often each layer holds each channel of each group."""
+    table = np.zeros((len(held), groups))
+    layers = [layer for layer, share in enumerate(held) for _ in share]
+    places = [group for share in held for group, _ in share]
+    np.add.at(table, (layers, places), [times for share in held for _, times in share])
+    return table
+
+
+def _proportional(first: Share, other: Share) -> bool:
+    """Whether two tensors hold the same groups, one of them so many times as often."""
+    if first == other:
+        return True
+    ours, theirs = dict(first), dict(other)
+    if len(ours) != len(first) or len(theirs) != len(other) or ours.keys() != theirs.keys():
+        return False
+    factors = [theirs[group] / times for group, times in ours.items()]
+    return max(factors) - min(factors) <= 1e-9 * max(factors)
+
+
+def _rate_dtype(node: Node) -> str | None:
+    if not node.op.contraction:
+        return None
+    data = node.x.dtype if node.inputs and node.inputs[0] is not None else node.dtype
+    return data if data in FLOATING else RATE_DTYPE.get(data, data)
