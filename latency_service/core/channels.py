@@ -116,6 +116,11 @@ class Tracker:
         node.in_ids[position] = ids
         return ids
 
+    def freeze_parameter(self, name: str) -> None:
+        """Freeze every channel of a parameter that something opaque reads too."""
+        for ids in self._parameters.get(name, {}).values():
+            self.freeze(ids)
+
     def opaque(self, node: Node) -> None:
         """Freeze all that a node reads; what it writes has no channels."""
         for tensor in node.inputs:

@@ -129,8 +129,14 @@ class _Builder:
 
     def _propagate(self) -> None:
         seen: set[str] = set()
+        inner: set[str] = set()
         for node in self.network.nodes:
             if node.frozen:
+                # its costs are known; a parameter that it shares is counted once all the same
+                own = {p.id: p.role for p in node.parameters if p.id is not None}
+                node.shared = frozenset(role for name, role in own.items() if name in seen)
+                seen.update(own)
+                inner.update(own)
                 continue
             node.in_ids = [None if tensor is None else tensor.ids for tensor in node.inputs]
             if node.parameters:
@@ -139,6 +145,8 @@ class _Builder:
                     node.shared = frozenset(again)
                 seen.update(p.id for p in node.parameters if p.id is not None)
             node.op.channels(node, self.tracker)
+        for name in inner:
+            self.tracker.freeze_parameter(name)
 
     def _arrays(self) -> list[IdArray]:
         found: dict[int, IdArray] = {}

@@ -11,7 +11,7 @@ from latency_service.core.errors import OptionError
 from latency_service.core.graph import graph_from_json
 from latency_service.core.profile import ComputeRate, Device, Memory, Profile
 from latency_service.core.roofline import latency_model
-from latency_service.core.scoring import latencies_s, structure, structures
+from latency_service.core.scoring import latencies_s, structure, structures, totals
 
 CHANNELS, WIDE, NARROW = 3, 17, 13
 
@@ -109,6 +109,30 @@ def test_a_dead_tower_costs_nothing_and_the_others_what_they_did() -> None:
         (costs.bytes[tower] @ [1, n_in, n_out, n_in * n_out]) / 7e9,
     )
     assert full[0] - dead[0] > alone
+
+
+def test_a_kernel_that_an_inner_graph_shares_is_counted_once_and_kept() -> None:
+    shared = {"role": "weight", "shape": [WIDE, CHANNELS, 1, 1], "id": "shared"}
+    inner = conv("inner", "x", WIDE, CHANNELS) | {"parameters": [shared]}
+    other = {"layers": [{"name": "cheap", "op": "Relu", "inputs": ["x"]}], "outputs": ["cheap"]}
+    branches = {"then_branch": {"layers": [inner], "outputs": ["inner"]}, "else_branch": other}
+    graph = {
+        "inputs": [
+            {"name": "x", "shape": [1, CHANNELS, 7, 11]},
+            {"name": "flag", "shape": [], "dtype": "bool", "batch_axis": None},
+        ],
+        "layers": [
+            conv("outer", "x", WIDE, CHANNELS) | {"parameters": [shared]},
+            {"name": "choice", "op": "If", "inputs": ["flag"], "attributes": branches},
+        ],
+        "outputs": ["outer", "choice"],
+    }
+
+    costs = cost_model(graph_from_json(graph), pruning=Pruning(freeze_outputs=False))
+
+    full = costs.sizes[None, :]
+    assert totals(costs, costs.weights, full)[0] == WIDE * CHANNELS
+    assert not costs.groups[group_of(costs, "outer")].prunable
 
 
 def test_counts_are_checked() -> None:
