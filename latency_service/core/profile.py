@@ -134,10 +134,6 @@ class Profile:
         text = json.dumps(asdict(self), sort_keys=True, separators=(",", ":"), ensure_ascii=True)
         return "sha256:" + hashlib.sha256(text.encode()).hexdigest()
 
-    def maths(self, dtype: str) -> tuple[str, ...]:
-        """The multiply precisions this device has a rate for, for tensors of `dtype`."""
-        return tuple(rate.math for rate in self.compute if rate.dtype == dtype)
-
     def rate(self, dtype: str, math: str | None = None) -> tuple[ComputeRate, str | None]:
         """The compute rate for tensors of `dtype`, and the assumption it rests on, if any.
 

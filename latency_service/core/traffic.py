@@ -15,8 +15,6 @@ from latency_service.core.ops import Traffic
 from latency_service.core.ops.layouts import follows
 from latency_service.core.units import BYTES_PER_ELEMENT
 
-KERNELS = frozenset({"weight", "recurrence"})
-
 
 def is_free(node: Node) -> bool:
     """Whether a node costs nothing: a view, or arithmetic on shapes that has been folded."""

@@ -139,12 +139,6 @@ def _elements(tensor: onnx.TensorProto, name: str, dtype: str) -> Array | None:
     return found.reshape(shape) if found.size == math.prod(shape) else None
 
 
-def from_array(name: str, value: Array) -> Constant:
-    """A tensor whose elements are at hand: settings that stand in attributes."""
-    dtype = str(value.dtype)
-    return Constant(name, value.shape, dtype, dtype, False, lambda: value)
-
-
 def fold(
     op: Op, layer: Layer, operands: list[Constant | None], cast_to: str | None
 ) -> list[Constant] | None:
