@@ -32,6 +32,8 @@ STATUS: dict[type[errors.LatencyServiceError], int] = {
     errors.MissingRateError: 422,
     errors.ConflictError: 409,
     errors.TokenError: 401,
+    errors.SampleError: 422,
+    errors.CalibrationError: 422,
     errors.MissingExtraError: 501,
     errors.DatabaseError: 503,
 }

@@ -6,10 +6,13 @@ from typing import NotRequired, TypedDict
 
 import numpy as np
 
+from latency_service.core.calibrated import Stated, state
 from latency_service.core.channels import Share
 from latency_service.core.costs import FloatArray, Group
+from latency_service.core.live import live_counts
+from latency_service.core.predict import interval_s
 from latency_service.core.roofline import LatencyModel
-from latency_service.core.scoring import evaluate, latencies_s, live_counts
+from latency_service.core.scoring import evaluate, latencies_s
 
 
 class Form(TypedDict):
@@ -130,24 +133,25 @@ def costs_on(model: LatencyModel, counts: FloatArray) -> Costs:
     """
     costs = model.costs
     n_in, n_out, alive = live_counts(costs, counts)
-    compute, memory = model.compute, model.memory  # (L, 4)
+    stated = state(model, counts)
     values = {
         "flops": evaluate(costs.flops, n_in, n_out) * alive,
         "bytes": evaluate(costs.bytes, n_in, n_out) * alive,
         "weights": evaluate(costs.weights, n_in, n_out) * alive,
         "parameters": evaluate(costs.parameters, n_in, n_out) * alive,
     }
-    compute_s = values["flops"] / model.flops_per_s
-    memory_s = values["bytes"] / model.bytes_per_s
-    latency_s = model.overhead_s * alive + np.maximum(compute_s, memory_s)
-    layers = _layers(model, n_in, n_out, values, compute, memory, compute_s, memory_s, latency_s)
+    latency_s = stated.overhead_s * alive + np.maximum(stated.compute_s, stated.memory_s)
+    layers = _layers(model, stated, n_in, n_out, values, latency_s)
+    low = high = None
+    if model.predictor is not None and stated.kernels is not None:
+        low, high = interval_s(model.predictor, stated.kernels)
     free, assumed = int(costs.free.sum()), int(costs.assumed.sum())
     total = {key: float(value.sum()) for key, value in values.items()}
     return {
         "totals": {
             "latency_s": float(latency_s.sum()),
-            "low_s": None,
-            "high_s": None,
+            "low_s": low,
+            "high_s": high,
             "flops": total["flops"],
             "bytes": total["bytes"],
             "weights": total["weights"],
@@ -167,13 +171,10 @@ def costs_on(model: LatencyModel, counts: FloatArray) -> Costs:
 
 def _layers(
     model: LatencyModel,
+    stated: Stated,
     n_in: FloatArray,
     n_out: FloatArray,
     values: dict[str, FloatArray],
-    compute: FloatArray,
-    memory: FloatArray,
-    compute_s: FloatArray,
-    memory_s: FloatArray,
     latency_s: FloatArray,
 ) -> list[LayerCost]:
     costs = model.costs
@@ -194,18 +195,19 @@ def _layers(
         costs.bytes.tolist(),
         costs.weights.tolist(),
         costs.parameters.tolist(),
-        compute.tolist(),
-        memory.tolist(),
-        model.overhead_s.tolist(),
+        stated.compute.tolist(),
+        stated.memory.tolist(),
+        stated.overhead_s.tolist(),
         values["flops"].tolist(),
         values["bytes"].tolist(),
         values["weights"].tolist(),
         values["parameters"].tolist(),
-        compute_s.tolist(),
-        memory_s.tolist(),
+        stated.compute_s.tolist(),
+        stated.memory_s.tolist(),
         latency_s.tolist(),
-        model.flops_per_s.tolist(),
-        model.bytes_per_s.tolist(),
+        stated.flops_per_s.tolist(),
+        stated.bytes_per_s.tolist(),
+        stated.utilisation.tolist(),
         costs.fused_into,
         costs.fuses,
         strict=True,
@@ -237,14 +239,14 @@ def _layers(
             "bound": "memory" if in_memory > in_compute else "compute" if in_compute else "none",
             "flops_per_s": flops_rate,
             "bytes_per_s": bytes_rate,
-            "utilisation": 1.0,
+            "utilisation": utilisation,
             "fused_into": None if host is None else names[host],
             "fuses": [names[guest] for guest in guests],
         }
         for (
             name, op, reads, writes, live_in, live_out, flops, moved, weights, parameters,
             compute_form, memory_form, overhead, flops_now, bytes_now, weights_now, parameters_now,
-            in_compute, in_memory, latency, flops_rate, bytes_rate, host, guests,
+            in_compute, in_memory, latency, flops_rate, bytes_rate, utilisation, host, guests,
         ) in columns
     ]  # fmt: skip
 
@@ -268,16 +270,18 @@ def _groups(model: LatencyModel, counts: FloatArray) -> list[GroupRow]:
     groups = model.costs.groups
     if not groups:
         return []
-    # (1 + G, G): the structure, and it with one channel fewer of each group
-    rows = np.vstack([counts, counts - np.eye(len(groups)) * (counts > 0)])
+    step = 1 if model.predictor is None else model.predictor.efficiency.channel_step
+    # (1 + G, G): the structure, and it with the last step of each group less
+    last = np.minimum(np.where(counts > 0, (counts - 1) % step + 1, 0.0), counts)
+    rows = np.vstack([counts, counts - np.diag(last)])
     seconds = latencies_s([model], rows)[:, 0]
-    marginal = (seconds[0] - seconds[1:]).tolist()
+    marginal = ((seconds[0] - seconds[1:]) / np.maximum(last, 1.0)).tolist()
     return [
         {
             "id": group.id,
             "size": group.size,
             "prunable": group.prunable,
-            "channel_step": 1,
+            "channel_step": step,
             "marginal_s": saved,
             "members": _members(group),
         }

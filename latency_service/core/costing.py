@@ -24,11 +24,20 @@ from latency_service.core.channels import (
     runs,
     shares,
 )
-from latency_service.core.costs import CostModel, FloatArray, Group, Member, Pruning
+from latency_service.core.costs import (
+    CostModel,
+    FloatArray,
+    Group,
+    Kernels,
+    Member,
+    Pruning,
+)
+from latency_service.core.efficiency import Efficiency
 from latency_service.core.errors import OptionError
 from latency_service.core.forms import ZERO, BilinearForm
-from latency_service.core.fusion import chains
+from latency_service.core.fusion import Chain, chains
 from latency_service.core.graph import LayerGraph
+from latency_service.core.kernels import find_kernels
 from latency_service.core.node import IdArray, Node
 from latency_service.core.ops import Traffic
 from latency_service.core.profile import FusionRules
@@ -40,23 +49,33 @@ def cost_model(
     binding: Binding | None = None,
     pruning: Pruning | None = None,
     fusion: FusionRules | None = None,
+    efficiency: Efficiency | None = None,
 ) -> CostModel:
     """Bind a graph, group its channels, and write every layer's costs as forms.
 
     Args:
         fusion: what the runtime merges; None charges operator by operator.
+        efficiency: of the profile, if its kernels are wanted too.
 
     Raises:
         GraphError: see `bind`.
         OptionError: if `force_group` or `exclude` does not fit the graph.
     """
-    return _Builder(bind(graph, binding or Binding()), pruning or Pruning(), fusion).build()
+    network = bind(graph, binding or Binding())
+    return _Builder(network, pruning or Pruning(), fusion, efficiency).build()
 
 
 class _Builder:
-    def __init__(self, network: Network, pruning: Pruning, fusion: FusionRules | None) -> None:
+    def __init__(
+        self,
+        network: Network,
+        pruning: Pruning,
+        fusion: FusionRules | None,
+        efficiency: Efficiency | None,
+    ) -> None:
         self.network = network
         self.fusion = fusion
+        self.efficiency = efficiency
         self.pruning = pruning
         self.tracker = Tracker()
         self.assumptions = list(network.assumptions)
@@ -100,6 +119,7 @@ class _Builder:
 
         for merged in chains(self.network.nodes, self.network.outputs, rules, same):
             host = rows[merged.host]
+            host.chain = merged
             before = sum(amount for _, amount in traffic.writes(host.node))
             ids = host.node.outputs[0].ids
             after, constant = merged.end.bytes, 0.0
@@ -116,8 +136,7 @@ class _Builder:
                 if ids is not None:
                     # the member's output has the host's channels, perhaps less often
                     own = rows[member].node.outputs[0].ids
-                    assert own is not None
-                    after += kernel.per_out * own.size
+                    after += kernel.per_out * (0 if own is None else own.size)
                 rows[member].bytes = ZERO
                 rows[member].fused_into = merged.host
                 host.fuses.append(member)
@@ -328,6 +347,17 @@ class _Builder:
             assumptions=tuple(dict.fromkeys(self.assumptions)),
             fused_into=tuple(row.fused_into for row in rows),
             fuses=tuple(tuple(row.fuses) for row in rows),
+            kernels=None if self.efficiency is None else self._kernels(rows),
+        )
+
+    def _kernels(self, rows: list[_Row]) -> Kernels:
+        assert self.efficiency is not None
+        return find_kernels(
+            self.network,
+            [row.free for row in rows],
+            [row.fused_into for row in rows],
+            [row.chain for row in rows],
+            self.efficiency.layout,
         )
 
     def _groups(self, part: Partition) -> tuple[Group, ...]:
@@ -361,7 +391,8 @@ class _Row:
     """One layer while it is being costed."""
 
     __slots__ = (
-        "bytes", "conflicts", "free", "fused_into", "fuses", "node", "notes", "reads", "writes",
+        "bytes", "chain", "conflicts", "free", "fused_into", "fuses", "node", "notes", "reads",
+        "writes",
     )  # fmt: skip
 
     def __init__(self, node: Node) -> None:
@@ -374,6 +405,7 @@ class _Row:
         self.free = False
         self.fused_into: int | None = None
         self.fuses: list[int] = []
+        self.chain: Chain | None = None
 
 
 def _table(forms: list[BilinearForm]) -> FloatArray:

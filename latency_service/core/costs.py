@@ -53,6 +53,31 @@ class Group:
 
 
 @dataclass(frozen=True, slots=True)
+class Kernels:
+    """What a runtime executes for a network; P kernels, D dimensions (core/geometry.py).
+
+    Attributes:
+        layers: (P,) the layer that each kernel is charged to; a layer may have several.
+        families: of each, as efficiency models name them.
+        fallbacks: per kernel the families to try where that one was not measured.
+        dtypes: of each kernel's tensors.
+        dims: (P, D) at full width.
+        follows: (P, D) what each dimension is proportional to (`geometry.Follows`).
+        times: (P,) how often it runs.
+        merges: per kernel what a contraction merges ("Conv Add Relu"); "" for nothing.
+    """
+
+    layers: npt.NDArray[np.int64]
+    families: tuple[str, ...]
+    fallbacks: tuple[tuple[str, ...], ...]
+    dtypes: tuple[str, ...]
+    dims: FloatArray
+    follows: npt.NDArray[np.int64]
+    times: FloatArray
+    merges: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class CostModel:
     """Costs of a network as arrays; L layers, G groups.
 
@@ -66,6 +91,7 @@ class CostModel:
         rate_dtype: per layer the dtype that its FLOPs are done in; None without FLOPs.
         fused_into: per layer the one that carries its bytes, if another does.
         fuses: per layer those whose bytes it carries.
+        kernels: what a runtime executes; None unless asked for.
     """
 
     names: tuple[str, ...]
@@ -87,6 +113,7 @@ class CostModel:
     assumptions: tuple[str, ...]
     fused_into: tuple[int | None, ...]
     fuses: tuple[tuple[int, ...], ...]
+    kernels: Kernels | None = None
 
     @property
     def sizes(self) -> FloatArray:

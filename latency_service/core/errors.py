@@ -18,7 +18,9 @@
     ├── ConflictError            a name that another device already has
     ├── TokenError               no token, a wrong or a revoked one
     ├── DatabaseError            a database that cannot be reached, read or written
-    └── MissingExtraError        an optional dependency that is not installed
+    ├── MissingExtraError        an optional dependency that is not installed
+    ├── SampleError              a recorded measurement that is malformed
+    └── CalibrationError         a calibration that cannot be done, or not be trusted
 
 Each message says what, where, and what to do next. The HTTP status of each stands in
 latency_service/api/problems.py.
@@ -132,3 +134,11 @@ class DatabaseError(LatencyServiceError):
 
 class MissingExtraError(LatencyServiceError):
     """An optional dependency that is not installed; the message gives the command."""
+
+
+class SampleError(LatencyServiceError):
+    """A recorded measurement that is malformed; the message names the line and the field."""
+
+
+class CalibrationError(LatencyServiceError):
+    """A calibration that cannot be carried out, or whose result cannot be trusted."""

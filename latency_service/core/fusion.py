@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from latency_service.core.node import IdArray, Node, Tensor
+from latency_service.core.patterns import PATTERNS, Wiring
 from latency_service.core.profile import FusionRules
 
 
@@ -24,12 +25,14 @@ class Chain:
         host: the contraction, else the first; it carries bytes, overhead and seconds.
         end: the tensor that the chain writes.
         extras: activations that later members read besides the chain itself.
+        runs_as: the operator that takes the members' place; None: the host's own.
     """
 
     members: list[int]
     host: int
     end: Tensor
     extras: list[tuple[IdArray | None, float]] = field(default_factory=list)
+    runs_as: str | None = None
 
 
 SameChannels = Callable[[IdArray | None, IdArray | None], bool]
@@ -52,13 +55,14 @@ def chains(
             if tensor is not None:
                 readers[id(tensor)] += 1
     returned = {id(tensor) for tensor in outputs}
-    chain_of: dict[int, Chain] = {}
     ends: dict[int, Chain] = {}
     merged: dict[int, list[Chain]] = defaultdict(list)
+    taken = _patterned(nodes, outputs, rules, same, merged)
+    steps = _steps(rules)
     for index, node in enumerate(nodes):
-        if node.frozen or not node.outputs:
+        if node.frozen or not node.outputs or index in taken:
             continue
-        chain = _joins(node, index, rules, ends, readers, returned, same, nodes)
+        chain = _joins(node, rules, steps, ends, readers, returned, same, nodes)
         if chain is None:
             starts = node.op.contraction or node.layer.op in rules.fuse
             if not starts:
@@ -73,15 +77,68 @@ def chains(
                     chain.extras.append((node.in_ids[position], tensor.bytes))
             chain.members.append(index)
             chain.end = node.outputs[0]
-        chain_of[index] = chain
         ends[id(chain.end)] = chain
     return [chain for found in merged.values() for chain in found if len(chain.members) > 1]
 
 
+def _patterned(
+    nodes: Sequence[Node],
+    outputs: Sequence[Tensor],
+    rules: FusionRules,
+    same: SameChannels,
+    merged: dict[int, list[Chain]],
+) -> set[int]:
+    """Add the chains that the rules' patterns find; the layers that they hold."""
+    taken: set[int] = set()
+    if not rules.patterns:
+        return taken
+    wiring = Wiring(nodes, outputs)
+    for name, find in PATTERNS.items():
+        if name not in rules.patterns:
+            continue
+        for match in find(wiring):
+            members = [nodes[index] for index in match.members]
+            host = nodes[match.host]
+            held = [m.outputs[0].ids for m in members if m.op.name != "Transpose"]
+            if (
+                taken.intersection(match.members)
+                or any(member.frozen for member in members)
+                or not all(same(host.outputs[0].ids, ids) for ids in held)
+            ):
+                continue
+            taken.update(match.members)
+            chain = Chain(list(match.members), match.host, match.end, [], match.runs_as)
+            merged[match.host].append(chain)
+    return taken
+
+
+Steps = dict[str, frozenset[str]]
+
+
+def _steps(rules: FusionRules) -> Steps:
+    """By what a chain holds already, the operators that it may merge next."""
+    found: dict[str, set[str]] = defaultdict(set)
+    for sequence in rules.sequences:
+        held, _, last = sequence.rpartition(" ")
+        found[held].add(last)
+    return {held: frozenset(last) for held, last in found.items()}
+
+
+_ALIASES = {"FusedConv": "Conv", "FusedGemm": "Gemm", "FusedMatMul": "MatMul"}
+
+
+def step_name(node: Node) -> str:
+    """A layer as sequences call it: with "/learned" where an operand is learned."""
+    op = _ALIASES.get(node.layer.op, node.layer.op)
+    if node.op.contraction:
+        return op
+    return op + ("/learned" if any(p.role == "weight" for p in node.parameters) else "")
+
+
 def _joins(
     node: Node,
-    index: int,
     rules: FusionRules,
+    steps: Steps,
     ends: dict[int, Chain],
     readers: Counter[int],
     returned: set[int],
@@ -111,11 +168,17 @@ def _joins(
         and all(nodes[member].layer.op in rules.fold for member in chain.members[1:])
     )
     if not folds and op not in rules.fuse:
-        return None
-    held = [host.outputs[0].ids, node.outputs[0].ids]
-    held += [
+        held = " ".join(
+            step_name(nodes[member])
+            for member in chain.members
+            if member == chain.host or nodes[member].layer.op not in rules.fold
+        )
+        if not host.op.contraction or step_name(node) not in steps.get(held, ()):
+            return None
+    channels = [node.outputs[0].ids]
+    channels += [
         node.in_ids[position]
         for position, tensor in enumerate(node.inputs)
         if tensor is not None and node.in_ids[position] is not None
     ]
-    return chain if all(same(held[0], ids) for ids in held[1:]) else None
+    return chain if all(same(host.outputs[0].ids, ids) for ids in channels) else None

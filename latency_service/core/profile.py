@@ -17,6 +17,8 @@ from dataclasses import asdict, dataclass, field
 from datetime import datetime
 from typing import Any
 
+from latency_service.core.efficiency import Efficiency
+from latency_service.core.efficiency_json import efficiency_from_json
 from latency_service.core.errors import MissingRateError, OptionError, ProfileError
 from latency_service.core.units import BYTES_PER_ELEMENT
 
@@ -104,12 +106,17 @@ class FusionRules:
 
     Attributes:
         fold: operators that disappear into a preceding contraction (BatchNormalization, ...).
-        fuse: operators whose traffic disappears behind a preceding contraction.
+        fuse: operators whose traffic disappears behind any preceding operator that can host.
+        sequences: what a contraction merges step by step: "Conv Add Relu" says that a convolution
+            merges an addition and then a ReLU; "Add/learned" is one with a learned operand.
+        patterns: groups that run as one operator, by their names in latency_service/core/patterns.
         origin: how it is known ("measured", "datasheet", ...).
     """
 
     fold: tuple[str, ...] = ()
     fuse: tuple[str, ...] = ()
+    sequences: tuple[str, ...] = ()
+    patterns: tuple[str, ...] = ()
     origin: str = "measured"
     source: str = ""
 
@@ -120,6 +127,7 @@ class Profile:
 
     Attributes:
         runtime: what executes the network; "ideal" for a data sheet.
+        efficiency: how well kernels use the device; None: it is taken at its peaks.
     """
 
     device: Device
@@ -127,11 +135,14 @@ class Profile:
     memory: Memory
     compute: tuple[ComputeRate, ...]
     fusion: FusionRules | None = None
+    efficiency: Efficiency | None = None
 
     @property
     def digest(self) -> str:
         """SHA-256 over everything the profile says, as "sha256:<hex>"."""
-        text = json.dumps(asdict(self), sort_keys=True, separators=(",", ":"), ensure_ascii=True)
+        text = json.dumps(
+            profile_to_json(self), sort_keys=True, separators=(",", ":"), ensure_ascii=True
+        )
         return "sha256:" + hashlib.sha256(text.encode()).hexdigest()
 
     def rate(self, dtype: str, math: str | None = None) -> tuple[ComputeRate, str | None]:
@@ -204,22 +215,34 @@ class Revision:
 
 
 def profile_to_json(profile: Profile) -> dict[str, Any]:
-    """The profile as plain JSON values; `profile_from_json` gives it back."""
-    return asdict(profile)
+    """The profile as plain JSON values; `profile_from_json` gives it back.
+
+    What a profile does not have is left out where an earlier release did not know it, so that a
+    digest stays what it was.
+    """
+    document = asdict(profile)
+    if profile.efficiency is None:
+        del document["efficiency"]
+    if document["fusion"] is not None:
+        for name in ("sequences", "patterns"):
+            if not document["fusion"][name]:
+                del document["fusion"][name]
+    return document
 
 
 def profile_from_json(document: Mapping[str, Any], where: str = "profile") -> Profile:
     """Read a profile from JSON or TOML values.
 
     Args:
-        document: tables `device`, `memory`, `compute` (a list) and, if wanted, `fusion`, `runtime`.
+        document: tables `device`, `memory`, `compute` (a list) and, if wanted, `fusion`, `runtime`,
+            `efficiency`.
         where: what the document is called in an error message.
 
     Raises:
         ProfileError: naming the field, what it holds and what it must hold.
     """
     reader = _Reader(where)
-    reader.only(document, "", {"device", "memory", "compute", "fusion", "runtime"})
+    reader.only(document, "", {"device", "memory", "compute", "fusion", "runtime", "efficiency"})
     device = reader.table(document, "device")
     memory = reader.table(document, "memory")
     rows = document.get("compute")
@@ -233,13 +256,14 @@ def profile_from_json(document: Mapping[str, Any], where: str = "profile") -> Pr
     for dtype in {rate.dtype for rate in rates}:
         if sum(rate.default for rate in rates if rate.dtype == dtype) > 1:
             raise ProfileError(f"{where}: compute has two default rates for dtype {dtype!r}")
-    fusion = document.get("fusion")
+    fusion, efficiency = document.get("fusion"), document.get("efficiency")
     return Profile(
         device=_device(reader, device),
         runtime=reader.text(document, "runtime", "", default="ideal"),
         memory=_memory(reader, memory),
         compute=rates,
         fusion=None if fusion is None else _fusion(reader, reader.table(document, "fusion")),
+        efficiency=None if efficiency is None else efficiency_from_json(efficiency, where),
     )
 
 
@@ -314,6 +338,8 @@ def _fusion(reader: _Reader, table: Mapping[str, Any]) -> FusionRules:
     return FusionRules(
         fold=reader.texts(table, "fold", "fusion."),
         fuse=reader.texts(table, "fuse", "fusion."),
+        sequences=reader.texts(table, "sequences", "fusion."),
+        patterns=reader.texts(table, "patterns", "fusion."),
         origin=reader.origin(table, "fusion."),
         source=reader.text(table, "source", "fusion.", default=""),
     )

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from latency_service.core.costs import CostModel, FloatArray
+from latency_service.core.predict import Predictor
 from latency_service.core.profile import Profile
 
 
@@ -23,6 +24,7 @@ class LatencyModel:
         overhead_s: (L,) seconds that a layer costs whatever its size.
         math: precision of the multiply for the request's dtype.
         assumptions: what the rates rest on.
+        predictor: the calibrated kernels; None: layers run at the roofline.
     """
 
     costs: CostModel
@@ -31,6 +33,7 @@ class LatencyModel:
     overhead_s: FloatArray
     math: str
     assumptions: tuple[str, ...]
+    predictor: Predictor | None = None
 
     @property
     def compute(self) -> FloatArray:
@@ -43,10 +46,13 @@ class LatencyModel:
         return self.costs.bytes / self.bytes_per_s[:, None]
 
 
-def latency_model(costs: CostModel, profile: Profile, math: str | None = None) -> LatencyModel:
+def latency_model(
+    costs: CostModel, profile: Profile, math: str | None = None, calibrated: bool = False
+) -> LatencyModel:
     """Apply a device's rooflines to a network.
 
     Args:
+        calibrated: whether the profile's efficiency model applies; `costs` then holds kernels.
         math: precision of the multiply for the request's dtype; None is the profile's default.
             Layers of another dtype (quantised ones) take the default of theirs.
 
@@ -61,6 +67,10 @@ def latency_model(costs: CostModel, profile: Profile, math: str | None = None) -
             other, why = profile.rate(dtype)
             by_dtype[dtype] = other.flops_per_s
             assumptions += [why] if why else []
+    predictor = None
+    if calibrated and profile.efficiency is not None:
+        predictor = Predictor(costs, profile.efficiency)
+        assumptions += predictor.assumptions
     rates = [by_dtype[dtype or costs.dtype] for dtype in costs.rate_dtype]
     layers = len(rates)
     return LatencyModel(
@@ -70,4 +80,5 @@ def latency_model(costs: CostModel, profile: Profile, math: str | None = None) -
         np.zeros(layers),
         rate.math,
         tuple(assumptions),
+        predictor,
     )

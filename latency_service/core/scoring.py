@@ -9,6 +9,7 @@ import numpy.typing as npt
 
 from latency_service.core.costs import CostModel, FloatArray
 from latency_service.core.errors import OptionError
+from latency_service.core.live import live_counts
 from latency_service.core.roofline import LatencyModel
 
 # Rows evaluated at a time: their intermediate arrays stay in the processor's cache.
@@ -68,19 +69,6 @@ def _check(costs: CostModel, index: int, lowest: float, highest: float) -> None:
         raise OptionError(f"group {group.id!r} is not prunable: it keeps its {group.size} channels")
 
 
-def live_counts(costs: CostModel, counts: FloatArray) -> tuple[FloatArray, FloatArray, FloatArray]:
-    """n_in, n_out and whether a layer is alive, each (..., L), at (..., G) live channels.
-
-    A layer with no live output, or none of its inputs alive, is dead and costs nothing.
-    """
-    n_in = counts @ costs.read_times.T
-    n_out = counts @ costs.write_times.T
-    reads = costs.read_times.any(axis=1)
-    writes = costs.write_times.any(axis=1)
-    alive = ((n_in > 0) | ~reads) & ((n_out > 0) | ~writes)
-    return n_in, n_out, alive.astype(np.float64)
-
-
 def evaluate(forms: FloatArray, n_in: FloatArray, n_out: FloatArray) -> FloatArray:
     """(..., L) values of (L, 4) forms at (..., L) live channels."""
     value: FloatArray = (forms[:, 3] * n_out + forms[:, 1]) * n_in
@@ -111,8 +99,12 @@ def latencies_s(models: Sequence[LatencyModel], counts: FloatArray) -> FloatArra
         overhead + max(compute, memory).
     """
     out = np.empty((counts.shape[0], len(models)))
-    for costs in {id(model.costs): model.costs for model in models}.values():
-        columns = [d for d, model in enumerate(models) if model.costs is costs]
+    for column, model in enumerate(models):
+        if model.predictor is not None:
+            out[:, column] = model.predictor.totals_s(counts)
+    plain = [(d, model) for d, model in enumerate(models) if model.predictor is None]
+    for costs in {id(model.costs): model.costs for _, model in plain}.values():
+        columns = [d for d, model in plain if model.costs is costs]
         _latencies(costs, [models[d] for d in columns], counts, out, columns)
     return out
 

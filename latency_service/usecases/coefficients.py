@@ -13,7 +13,7 @@ from latency_service.core.costing import cost_model
 from latency_service.core.costs import CostModel, Pruning
 from latency_service.core.errors import GraphTooLargeError, OptionError
 from latency_service.core.graph import LayerGraph, canonical_text, graph_from_json, graph_id
-from latency_service.core.profile import FusionRules, Profile, Revision
+from latency_service.core.profile import Profile, Revision
 from latency_service.core.roofline import latency_model
 from latency_service.core.scoring import structure
 from latency_service.usecases.workbench import Workbench
@@ -148,9 +148,8 @@ def coefficients(bench: Workbench, request: Request) -> Coefficients:
     revision = find_revision(bench, request.device, request.runtime, request.revision)
     kind, fusion = choose(revision.profile, request.model, request.fusion)
     found = address(bench, request.graph, request.binding)
-    rules = revision.profile.fusion if fusion == "runtime" else None
-    costs = costed(bench, found, request.binding, request.pruning, rules)
-    model = latency_model(costs, revision.profile, request.math)
+    costs = costed(bench, found, request.binding, request.pruning, revision.profile, kind, fusion)
+    model = latency_model(costs, revision.profile, request.math, kind == "calibrated")
     answer: Coefficients = {
         "device": device_used(bench, request.device, revision),
         "graph_id": found.graph_id,
@@ -211,7 +210,8 @@ def choose(profile: Profile, model: str | None, fusion: str | None) -> tuple[str
         raise OptionError(f"model {model!r}: choose one of {', '.join(MODELS)}")
     if fusion is not None and fusion not in FUSIONS:
         raise OptionError(f"fusion {fusion!r}: choose one of {', '.join(FUSIONS)}")
-    if model == "calibrated":
+    kind = model or ("roofline" if profile.efficiency is None else "calibrated")
+    if kind == "calibrated" and profile.efficiency is None:
         raise OptionError(
             f"device {profile.device.slug!r} (runtime {profile.runtime!r}) has no efficiency "
             'model: it has not been calibrated. Ask for "model": "roofline"'
@@ -221,7 +221,8 @@ def choose(profile: Profile, model: str | None, fusion: str | None) -> tuple[str
             f"device {profile.device.slug!r} (runtime {profile.runtime!r}) has no fusion rules. "
             'Ask for "fusion": "none"'
         )
-    return "roofline", fusion or "none"
+    merges = kind == "calibrated" and profile.fusion is not None
+    return kind, fusion or ("runtime" if merges else "none")
 
 
 def costed(
@@ -229,13 +230,25 @@ def costed(
     found: Addressed,
     binding: Binding,
     pruning: Pruning,
-    fusion: FusionRules | None,
+    profile: Profile,
+    kind: str,
+    fusion: str,
 ) -> CostModel:
-    """The cost model of a graph, remembered per binding."""
-    key: Hashable = (found.graph_id, _frozen(binding), pruning, fusion)
+    """The cost model of a graph for a profile, remembered per binding.
+
+    Args:
+        kind, fusion: as `choose` gives them.
+    """
+    rules = profile.fusion if fusion == "runtime" else None
+    efficiency = profile.efficiency if kind == "calibrated" else None
+    layout = None if efficiency is None else efficiency.layout
+    key: Hashable = (
+        found.graph_id, _frozen(binding), pruning, rules, efficiency is not None, layout,
+    )  # fmt: skip
     costs = bench.costed.get(key)
     if costs is None:
-        costs = bench.costed.put(key, cost_model(found.graph, binding, pruning, fusion))
+        made = cost_model(found.graph, binding, pruning, rules, efficiency)
+        costs = bench.costed.put(key, made)
     return costs
 
 

@@ -86,10 +86,11 @@ def scores(bench: Workbench, request: ScoreRequest) -> Scores:
     used: list[DeviceUsed] = []
     for device in request.devices:
         revision = find_revision(bench, device, request.runtime, request.revision)
-        _, fusion = choose(revision.profile, request.model, request.fusion)
-        rules = revision.profile.fusion if fusion == "runtime" else None
-        costs = costed(bench, graph, request.binding, request.pruning, rules)
-        models.append(latency_model(costs, revision.profile, request.math))
+        kind, fusion = choose(revision.profile, request.model, request.fusion)
+        costs = costed(
+            bench, graph, request.binding, request.pruning, revision.profile, kind, fusion
+        )
+        models.append(latency_model(costs, revision.profile, request.math, kind == "calibrated"))
         used.append(device_used(bench, device, revision))
     costs = models[0].costs
     counts = scoring.structures(costs, request.groups, np.asarray(request.alive, dtype=np.float64))

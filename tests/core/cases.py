@@ -19,7 +19,8 @@ from latency_service.core.bind import Binding, bind
 from latency_service.core.costing import cost_model
 from latency_service.core.costs import CostModel, Pruning
 from latency_service.core.graph import LayerGraph, graph_from_json
-from latency_service.core.scoring import evaluate, live_counts, structure
+from latency_service.core.live import live_counts
+from latency_service.core.scoring import evaluate, structure
 
 FLOAT = 4  # bytes of a float32
 LAYER = "layer"

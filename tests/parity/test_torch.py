@@ -26,7 +26,8 @@ from latency_service.core.bind import Binding, bind  # noqa: E402
 from latency_service.core.costing import cost_model  # noqa: E402
 from latency_service.core.costs import CostModel, FloatArray  # noqa: E402
 from latency_service.core.graph import LayerGraph  # noqa: E402
-from latency_service.core.scoring import evaluate, live_counts  # noqa: E402
+from latency_service.core.live import live_counts  # noqa: E402
+from latency_service.core.scoring import evaluate  # noqa: E402
 from latency_service.ingest import read_network  # noqa: E402
 from tests.parity.torch_networks import EXAMPLES, Example, MobileNetV1  # noqa: E402
 

@@ -1,0 +1,143 @@
+"""How well a device's kernels use it: the calibrated part of a profile.
+
+A kernel's time is `base x exp(correction)`. The base is a roofline with the family's own achieved
+rates and its fixed time, `fixed_s + max(work / flops_per_s, moved / bytes_per_s)`; the correction
+is the posterior mean of a Gaussian process over the kernel's shape (Rasmussen and Williams 2006,
+chapters 2 and 8.3: `sum_j weight_j k(x, point_j)` with a squared-exponential kernel). Far from
+everything measured the correction fades and the base remains.
+
+Each feature of a shape depends on the layer's input channels, on its output channels or on neither,
+so the kernel function is a product of three factors and a layer can be tabulated over its widths.
+See docs/calibration.md#model.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from latency_service.core.features import FloatArray, features_of
+from latency_service.core.geometry import Dim
+
+# Utilisation may exceed 1 only where fewer operations are done than are counted: Winograd's
+# convolutions need 2.25 times fewer multiplications for 3x3 taps in tiles of 2, up to 4 in tiles
+# of 4 (Lavin and Gray 2016).
+MOST_UTILISATION: Mapping[str, float] = {"Conv/dense": 4.0, "Conv/grouped": 4.0}
+
+
+@dataclass(frozen=True, slots=True)
+class FamilyModel:
+    """Time of one family's kernels for one dtype.
+
+    Attributes:
+        fixed_s, flops_per_s, bytes_per_s: of the base; no flops_per_s where nothing is multiplied.
+        units: as in `features_of`.
+        features: names of those that the correction depends on.
+        lengths: (D,) length scales, in the features' own units.
+        points: (M, D) features of the support points, divided by their lengths.
+        weights: (M,) their weights; the correction is `mean + sum_j weights_j k(x, points_j)`.
+        mean: correction far from all points.
+        spread: standard deviation of log(measured / predicted) on samples left out of the fit.
+        median_error: median of |predicted / measured - 1| on those.
+        samples: how many measurements it rests on.
+    """
+
+    fixed_s: float
+    flops_per_s: float | None
+    bytes_per_s: float
+    units: int
+    features: tuple[str, ...]
+    lengths: tuple[float, ...]
+    points: tuple[tuple[float, ...], ...]
+    weights: tuple[float, ...]
+    mean: float
+    spread: float
+    median_error: float
+    samples: int
+
+    def base_s(self, dims: FloatArray, itemsize: float) -> FloatArray:
+        """(...) seconds of the family's own roofline at (..., D) dimensions."""
+        seconds = moved_bytes(dims, itemsize) / self.bytes_per_s
+        if self.flops_per_s is not None:
+            seconds = np.maximum(seconds, dims[..., Dim.WORK] / self.flops_per_s)
+        total: FloatArray = self.fixed_s + seconds
+        return total
+
+    def seconds(self, dims: FloatArray, itemsize: float) -> FloatArray:
+        """(...) predicted seconds at (..., D) dimensions."""
+        correction = np.full(dims.shape[:-1], self.mean)
+        if self.weights:
+            x = self._features(dims)
+            correction = correction + kernel(x, np.array(self.points)) @ np.array(self.weights)
+        result: FloatArray = self.base_s(dims, itemsize) * np.exp(correction)
+        return result
+
+    def _features(self, dims: FloatArray) -> FloatArray:
+        known = features_of(self.flops_per_s is not None, self.units)
+        columns = [known[name](dims) for name in self.features]
+        scaled: FloatArray = np.stack(columns, axis=-1) / np.array(self.lengths)
+        return scaled
+
+
+def moved_bytes(dims: FloatArray, itemsize: float) -> FloatArray:
+    """(...) bytes that a kernel reads and writes at least."""
+    moved: FloatArray = itemsize * (
+        dims[..., Dim.IN_ELEMENTS]
+        + dims[..., Dim.OUT_ELEMENTS]
+        + dims[..., Dim.CONSTANT_ELEMENTS]
+        + dims[..., Dim.EXTRA_ELEMENTS]
+    )
+    return moved
+
+
+def kernel(x: FloatArray, points: FloatArray) -> FloatArray:
+    """(..., M) exp(-|x - point|^2 / 2) of (..., D) and (M, D) scaled features."""
+    distance = (x * x).sum(axis=-1)[..., None] + (points * points).sum(axis=-1) - 2.0 * x @ points.T
+    result: FloatArray = np.exp(-0.5 * np.maximum(distance, 0.0))
+    return result
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """How a runtime stores images in blocks of channels, and which operators do.
+
+    Attributes:
+        block: channels of a block.
+        alignment: convolutions over other multiples of input channels stay plain.
+        converts: operators that are worth converting a plain input for.
+        keeps: operators that run on blocked images where all their inputs are blocked.
+    """
+
+    block: int
+    alignment: int
+    converts: tuple[str, ...]
+    keeps: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Efficiency:
+    """What a calibration found out about a device beside its peak rates.
+
+    Attributes:
+        families: by "dtype family" ("float32 Conv/pointwise").
+        dispatch_s: what the runtime spends between two kernels.
+        levels: (working set in bytes, bytes per second) ascending: the bandwidth of each cache.
+        channel_step: channels that the hardware handles at once.
+        shared_spread: standard deviation of the error, in logarithms, that all layers of a network
+            share; the rest averages out over them.
+        merged: seconds per output element that operators cost which a contraction merges, by
+            "dtype sequence" ("float32 Conv Add Relu").
+        layout: None where the runtime keeps one layout.
+        source: what it was fitted from.
+    """
+
+    families: Mapping[str, FamilyModel]
+    dispatch_s: float
+    levels: tuple[tuple[float, float], ...]
+    channel_step: int
+    shared_spread: float
+    merged: Mapping[str, float] = field(default_factory=dict)
+    layout: Layout | None = None
+    source: str = ""

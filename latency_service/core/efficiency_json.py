@@ -1,0 +1,153 @@
+"""Reading the calibrated part of a profile from JSON, with errors that name the field."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+from latency_service.core.efficiency import Efficiency, FamilyModel, Layout
+from latency_service.core.errors import ProfileError
+from latency_service.core.features import features_of
+
+
+def efficiency_from_json(document: Any, where: str) -> Efficiency:
+    """The efficiency model in a profile document.
+
+    Args:
+        where: what the document is called in an error message.
+
+    Raises:
+        ProfileError: naming the field, what it holds and what it must hold.
+    """
+    read = _Reader(where)
+    table = read.table(document, "efficiency")
+    read.only(table, "efficiency", Efficiency)
+    families = read.table(table.get("families"), "efficiency.families")
+    merged = read.table(table.get("merged", {}), "efficiency.merged")
+    layout = table.get("layout")
+    levels = table.get("levels")
+    if not isinstance(levels, list | tuple) or not levels:
+        raise read.error("efficiency.levels", "a list of [bytes, bytes_per_s]", levels)
+    return Efficiency(
+        families={
+            str(name): _family(read, row, f"efficiency.families[{name!r}]")
+            for name, row in families.items()
+        },
+        dispatch_s=read.number(table.get("dispatch_s"), "efficiency.dispatch_s", 0.0),
+        levels=tuple(
+            (
+                read.number(read.pair(row)[0], f"efficiency.levels[{n}][0]", 1.0),
+                read.number(read.pair(row)[1], f"efficiency.levels[{n}][1]", 1.0),
+            )
+            for n, row in enumerate(levels)
+        ),
+        channel_step=int(read.number(table.get("channel_step"), "efficiency.channel_step", 1.0)),
+        shared_spread=read.number(table.get("shared_spread"), "efficiency.shared_spread", 0.0),
+        merged={
+            str(name): read.number(value, f"efficiency.merged[{name!r}]", 0.0)
+            for name, value in merged.items()
+        },
+        layout=None if layout is None else _layout(read, layout),
+        source=read.text(table.get("source", ""), "efficiency.source"),
+    )
+
+
+def _layout(read: _Reader, document: Any) -> Layout:
+    table = read.table(document, "efficiency.layout")
+    read.only(table, "efficiency.layout", Layout)
+    return Layout(
+        block=int(read.number(table.get("block"), "efficiency.layout.block", 1.0)),
+        alignment=int(read.number(table.get("alignment"), "efficiency.layout.alignment", 1.0)),
+        converts=read.texts(table.get("converts"), "efficiency.layout.converts"),
+        keeps=read.texts(table.get("keeps"), "efficiency.layout.keeps"),
+    )
+
+
+def _family(read: _Reader, document: Any, at: str) -> FamilyModel:
+    row = read.table(document, at)
+    read.only(row, at, FamilyModel)
+    rate = row.get("flops_per_s")
+    flops = None if rate is None else read.number(rate, f"{at}.flops_per_s", 1e-30)
+    units = int(read.number(row.get("units"), f"{at}.units", 1.0))
+    features = read.texts(row.get("features"), f"{at}.features")
+    unknown = set(features) - set(features_of(flops is not None, units))
+    if unknown:
+        raise read.error(f"{at}.features", "features that this release knows", sorted(unknown)[0])
+    points = row.get("points")
+    if not isinstance(points, list | tuple):
+        raise read.error(f"{at}.points", "a list of lists of numbers", points)
+    model = FamilyModel(
+        fixed_s=read.number(row.get("fixed_s"), f"{at}.fixed_s", 0.0),
+        flops_per_s=flops,
+        bytes_per_s=read.number(row.get("bytes_per_s"), f"{at}.bytes_per_s", 1e-30),
+        units=units,
+        features=features,
+        lengths=read.numbers(row.get("lengths"), f"{at}.lengths"),
+        points=tuple(read.numbers(point, f"{at}.points[{n}]") for n, point in enumerate(points)),
+        weights=read.numbers(row.get("weights"), f"{at}.weights"),
+        mean=read.number(row.get("mean"), f"{at}.mean"),
+        spread=read.number(row.get("spread"), f"{at}.spread", 0.0),
+        median_error=read.number(row.get("median_error"), f"{at}.median_error", 0.0),
+        samples=int(read.number(row.get("samples"), f"{at}.samples", 0.0)),
+    )
+    wide = {len(model.features), len(model.lengths), *(len(point) for point in model.points)}
+    if len(wide) > 1 or len(model.points) != len(model.weights):
+        raise ProfileError(
+            f"{read.where}: {at} needs as many lengths and columns of points as features, and as "
+            "many weights as points"
+        )
+    if any(length <= 0 for length in model.lengths):
+        raise ProfileError(f"{read.where}: {at}.lengths must be positive")
+    return model
+
+
+class _Reader:
+    """Values of one document."""
+
+    def __init__(self, where: str) -> None:
+        self.where = where
+
+    def error(self, at: str, wanted: str, value: Any) -> ProfileError:
+        return ProfileError(f"{self.where}: {at} must be {wanted}; it is {value!r:.80}")
+
+    def table(self, value: Any, at: str) -> Mapping[str, Any]:
+        if not isinstance(value, Mapping):
+            raise self.error(at, "a table", value)
+        return value
+
+    def only(self, table: Mapping[str, Any], at: str, kind: type) -> None:
+        known = set(kind.__dataclass_fields__)  # type: ignore[attr-defined]
+        unknown = sorted(set(table) - known)
+        if unknown:
+            raise ProfileError(
+                f"{self.where}: unknown field {at}.{unknown[0]}; known: {', '.join(sorted(known))}"
+            )
+
+    def number(self, value: Any, at: str, least: float = -math.inf) -> float:
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            raise self.error(at, "a number", value)
+        if not math.isfinite(value) or value < least:
+            limit = "" if least == -math.inf else f" of at least {least:g}"
+            raise self.error(at, f"a finite number{limit}", value)
+        return float(value)
+
+    def numbers(self, value: Any, at: str) -> tuple[float, ...]:
+        if not isinstance(value, list | tuple):
+            raise self.error(at, "a list of numbers", value)
+        return tuple(self.number(item, f"{at}[{n}]") for n, item in enumerate(value))
+
+    def text(self, value: Any, at: str) -> str:
+        if not isinstance(value, str):
+            raise self.error(at, "a text", value)
+        return value
+
+    def texts(self, value: Any, at: str) -> tuple[str, ...]:
+        if not isinstance(value, list | tuple):
+            raise self.error(at, "a list of texts", value)
+        return tuple(self.text(item, f"{at}[{n}]") for n, item in enumerate(value))
+
+    def pair(self, value: Any) -> tuple[Any, Any]:
+        if not isinstance(value, list | tuple) or len(value) != 2:
+            raise self.error("efficiency.levels", "pairs [bytes, bytes_per_s]", value)
+        return value[0], value[1]

@@ -1,0 +1,302 @@
+"""From measurements to an efficiency model.
+
+Every family is fitted on its own: achieved rates from the fastest samples, then a Gaussian process
+on the logarithm of what is left. Length scales maximise the marginal likelihood (Rasmussen and
+Williams 2006, section 5.4.1); support points are chosen by pivoted Cholesky decomposition, and all
+samples are projected on them (their section 8.3.4). Errors are those of samples left out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from latency_service.core.bind import Binding, bind
+from latency_service.core.efficiency import FamilyModel, kernel, moved_bytes
+from latency_service.core.features import FloatArray, features_of
+from latency_service.core.geometry import Dim, geometry
+from latency_service.core.sample import Sample, Workload, workload_graph
+from latency_service.core.units import BYTES_PER_ELEMENT
+
+_FOLDS = 5
+_STEPS, _RATE = 70, 0.12
+# Samples used for the length scales; more make them no better.
+_LEARN_FROM = 320
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """What a fit depends on beside the samples.
+
+    Attributes:
+        units: processors that share a kernel's tiles; 1 on a CPU.
+        support: most support points of a family.
+        resolution_s: of the clock that took the samples.
+    """
+
+    units: int = 1
+    support: int = 256
+    resolution_s: float = 0.5e-6
+
+
+def fit_family(
+    dims: FloatArray,
+    seconds: FloatArray,
+    itemsize: float,
+    contraction: bool,
+    settings: Settings,
+    seed: int = 0,
+) -> tuple[FamilyModel, FloatArray]:
+    """Fit one family.
+
+    Args:
+        dims: (N, D) geometries.
+        seconds: (N,) measured.
+
+    Returns:
+        The model, and (N,) log(measured / predicted) of each sample when it was left out.
+    """
+    base = _base(dims, seconds, itemsize, contraction)
+    plain = FamilyModel(*base, settings.units, (), (), (), (), 0.0, 0.0, 0.0, len(seconds))
+    target = np.log(seconds / plain.base_s(dims, itemsize))
+    known = features_of(contraction, settings.units)
+    columns = {name: feature(dims) for name, feature in known.items()}
+    names = tuple(name for name, column in columns.items() if np.ptp(column) > 1e-9)
+    raw = np.stack([columns[name] for name in names], axis=1) if names else np.zeros((len(dims), 0))
+    jitter = (settings.resolution_s / seconds) ** 2
+    process = _learn(raw, target, jitter, seed)
+    left_out = _cross_validate(process, raw, target, jitter, settings, seed)
+    points, weights = process.project(raw, target, jitter, settings.support)
+    spread = float(np.sqrt(np.mean(np.clip(left_out, -1.0, 1.0) ** 2)))
+    model = FamilyModel(
+        *base,
+        settings.units,
+        names,
+        tuple(_rounded(process.lengths, 5)),
+        tuple(tuple(_rounded(point, 4)) for point in points),
+        tuple(_rounded(weights, 6)),
+        float(process.mean),
+        spread,
+        float(np.median(np.abs(np.exp(-left_out) - 1.0))),
+        len(seconds),
+    )
+    return model, left_out
+
+
+def _rounded(values: FloatArray, digits: int) -> list[float]:
+    return [float(f"{value:.{digits}g}") for value in values]
+
+
+def _base(
+    dims: FloatArray, seconds: FloatArray, itemsize: float, contraction: bool
+) -> tuple[float, float | None, float]:
+    """Fixed seconds and achieved rates: the fastest samples', outliers aside."""
+    fixed = 0.9 * float(seconds.min())
+    rest = np.maximum(seconds - fixed, 0.05 * seconds)
+    bytes_per_s = float(np.quantile(moved_bytes(dims, itemsize) / rest, 0.97))
+    if not contraction:
+        return fixed, None, bytes_per_s
+    return fixed, float(np.quantile(dims[:, Dim.WORK] / rest, 0.97)), bytes_per_s
+
+
+@dataclass(slots=True)
+class _Process:
+    """A Gaussian process: amplitude and noise are standard deviations."""
+
+    lengths: FloatArray
+    amplitude: float
+    noise: float
+    mean: float
+
+    def project(
+        self, raw: FloatArray, target: FloatArray, jitter: FloatArray, most: int
+    ) -> tuple[FloatArray, FloatArray]:
+        """(M, D) support points in units of the lengths, and their (M,) weights."""
+        x = raw / self.lengths
+        chosen = _pivots(x, most)
+        points = x[chosen]
+        cross = kernel(x, points) * self.amplitude**2  # (N, M)
+        inner = kernel(points, points) * self.amplitude**2
+        precision = 1.0 / (self.noise**2 + jitter)
+        system = inner + (cross.T * precision) @ cross
+        system[np.diag_indices_from(system)] += 1e-8 * np.trace(system) / len(system) + 1e-9
+        solved = np.linalg.solve(system, cross.T @ (precision * (target - self.mean)))
+        return points, np.asarray(solved * self.amplitude**2, dtype=np.float64)
+
+    def predict(self, points: FloatArray, weights: FloatArray, raw: FloatArray) -> FloatArray:
+        value: FloatArray = self.mean + kernel(raw / self.lengths, points) @ weights
+        return value
+
+
+def _pivots(x: FloatArray, most: int) -> list[int]:
+    """Rows that span the others best: greedy pivoted Cholesky of their kernel matrix."""
+    count = min(most, len(x))
+    left = np.ones(len(x))
+    basis = np.zeros((count, len(x)))
+    chosen: list[int] = []
+    for k in range(count):
+        pivot = int(np.argmax(left))
+        if left[pivot] < 1e-6:
+            break
+        row = kernel(x[pivot], x) - basis[:k, pivot] @ basis[:k]
+        basis[k] = row / np.sqrt(left[pivot])
+        left = np.maximum(left - basis[k] ** 2, 0.0)
+        left[pivot] = 0.0
+        chosen.append(pivot)
+    return chosen
+
+
+def _learn(raw: FloatArray, target: FloatArray, jitter: FloatArray, seed: int) -> _Process:
+    """Length scales, amplitude and noise that make the samples likeliest.
+
+    Gradient ascent (Adam) on the logarithms, with a weak prior on length scales of three standard
+    deviations of the feature: a feature that explains nothing drifts to a long one.
+    """
+    rng = np.random.default_rng(seed)
+    spread = raw.std(axis=0)
+    mean = float(np.median(target))
+    size = min(len(raw), _LEARN_FROM)
+    rows = rng.permutation(len(raw))[:size]
+    z = raw[rows] / spread
+    y = target[rows] - mean
+    scale = max(float(y.std()), 0.02)
+    extra = jitter[rows]
+    features = z.shape[1]
+    prior = np.full(features, np.log(3.0))
+    theta = np.concatenate([prior, [np.log(scale), np.log(0.3 * scale)]])
+    moment, square = np.zeros_like(theta), np.zeros_like(theta)
+    gaps = (z[:, None, :] - z[None, :, :]) ** 2  # (n, n, F)
+    for step in range(1, _STEPS + 1):
+        gradient = _gradient(theta, gaps, y, extra, prior)
+        moment += 0.1 * (gradient - moment)
+        square += 0.01 * (gradient**2 - square)
+        rate = _RATE * (1.0 if step < 0.6 * _STEPS else 0.3)
+        theta += rate * (moment / (1 - 0.9**step)) / (np.sqrt(square / (1 - 0.99**step)) + 1e-9)
+        theta[:features] = np.clip(theta[:features], np.log(0.2), np.log(100.0))
+        theta[-2] = np.clip(theta[-2], np.log(0.02), np.log(3.0))
+        theta[-1] = np.clip(theta[-1], np.log(0.005), np.log(1.0))
+    lengths = np.exp(theta[:features]) * spread
+    return _Process(lengths, float(np.exp(theta[-2])), float(np.exp(theta[-1])), mean)
+
+
+def _gradient(
+    theta: FloatArray, gaps: FloatArray, y: FloatArray, extra: FloatArray, prior: FloatArray
+) -> FloatArray:
+    """Of the log marginal likelihood, by theta."""
+    features = gaps.shape[2]
+    precision = np.exp(-2.0 * theta[:features])
+    signal = np.exp(2.0 * theta[-2] - 0.5 * (gaps @ precision))
+    noise = np.exp(2.0 * theta[-1])
+    covariance = signal.copy()
+    covariance[np.diag_indices_from(covariance)] += noise + extra + 1e-8
+    inverse = np.linalg.inv(covariance)
+    alpha = inverse @ y
+    outer = np.outer(alpha, alpha) - inverse
+    weighted = outer * signal
+    by_length = 0.5 * np.tensordot(weighted, gaps, axes=([0, 1], [0, 1])) * precision
+    by_length -= (theta[:features] - prior) / 1.0
+    by_amplitude = weighted.sum()
+    by_noise = np.trace(outer) * noise
+    return np.concatenate([by_length, [by_amplitude, by_noise]])
+
+
+def _cross_validate(
+    process: _Process,
+    raw: FloatArray,
+    target: FloatArray,
+    jitter: FloatArray,
+    settings: Settings,
+    seed: int,
+) -> FloatArray:
+    """(N,) target minus prediction of every sample by a fit without its fold."""
+    fold = np.random.default_rng(seed).permutation(len(raw)) % min(_FOLDS, len(raw))
+    residual = np.zeros(len(raw))
+    for held in range(int(fold.max()) + 1):
+        train, test = fold != held, fold == held
+        if not train.any():
+            residual[test] = target[test] - process.mean
+            continue
+        fitted = process.project(raw[train], target[train], jitter[train], settings.support)
+        residual[test] = target[test] - process.predict(*fitted, raw[test])
+    return residual
+
+
+@dataclass(frozen=True, slots=True)
+class FamilyFit:
+    """A family's model, and how it did on samples that were left out.
+
+    Attributes:
+        residuals: (N,) log(measured / predicted), in the order of `positions`.
+        positions: which samples are the family's.
+    """
+
+    name: str
+    model: FamilyModel
+    positions: tuple[int, ...]
+    residuals: tuple[float, ...]
+
+
+def fit(samples: Sequence[Sample], settings: Settings) -> list[FamilyFit]:
+    """Fit every family that the samples hold, the one with most samples first.
+
+    Raises:
+        SampleError: if a sample's shapes are impossible.
+    """
+    found: dict[str, list[int]] = {}
+    rows: list[tuple[float, ...]] = []
+    contraction: dict[str, bool] = {}
+    for position, sample in enumerate(samples):
+        if sample.workload.merges:
+            rows.append((1.0,) * len(Dim))
+            continue
+        family, dims, multiplies = sample_geometry(sample)
+        name = f"{sample.workload.dtype} {family}"
+        found.setdefault(name, []).append(position)
+        contraction[name] = multiplies
+        rows.append(dims)
+    table = np.array(rows, dtype=np.float64).reshape(-1, len(Dim))
+    seconds = np.array([sample.latency_s for sample in samples])
+    fits = []
+    for name, positions in sorted(found.items(), key=lambda item: (-len(item[1]), item[0])):
+        itemsize = BYTES_PER_ELEMENT[name.split()[0]]
+        model, residuals = fit_family(
+            table[positions], seconds[positions], itemsize, contraction[name], settings
+        )
+        fits.append(FamilyFit(name, model, tuple(positions), tuple(residuals.tolist())))
+    return fits
+
+
+def sample_geometry(sample: Sample) -> tuple[str, tuple[float, ...], bool]:
+    """(family, dimensions, whether it multiplies and accumulates) of a measured operator."""
+    node = bind(workload_graph(sample.workload), Binding()).nodes[0]
+    family, dims, _ = geometry(node)
+    return family + ("/blocked" if sample.blocked else ""), dims, node.op.contraction
+
+
+def merged_costs(samples: Sequence[Sample]) -> dict[str, float]:
+    """Seconds per output element of operators that a contraction merges, by "dtype sequence".
+
+    A workload is measured with and without them; what they add is divided by what they touch, and
+    the samples' sum counts, so that large outputs weigh most. Never less than nothing.
+    """
+    plain = {_key(s.workload): s.latency_s for s in samples if not s.workload.merges}
+    added: dict[str, list[tuple[float, float]]] = {}
+    for sample in samples:
+        work = sample.workload
+        alone = plain.get(_key(work))
+        if not work.merges or alone is None:
+            continue
+        elements = float(sum(np.prod(shape) for shape in work.outputs))
+        name = " ".join((work.dtype, work.op, *work.merges))
+        added.setdefault(name, []).append((sample.latency_s - alone, elements))
+    return {
+        name: max(sum(seconds for seconds, _ in rows) / sum(count for _, count in rows), 0.0)
+        for name, rows in added.items()
+    }
+
+
+def _key(work: Workload) -> tuple[Any, ...]:
+    return work.op, work.inputs, work.dtype, tuple(sorted(map(str, work.attributes.items())))

@@ -1,0 +1,369 @@
+"""The shape of a kernel as the hardware sees it, and the family it belongs to.
+
+FLOPs and bytes alone do not tell how well a layer uses a device: a convolution over 61 channels
+runs the code of 64. An efficiency model (latency_service/core/efficiency.py) therefore sees the
+dimensions of the loop nest. A contraction is `batch` independent products of (rows x depth) by
+(depth x cols); everything else reads `in_elements` and writes `out_elements`, in runs of `inner`
+elements that lie together.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from enum import IntEnum
+
+from latency_service.core.node import Dims, Node
+from latency_service.core.units import FLOATING, RATE_DTYPE
+
+
+class Dim(IntEnum):
+    """Columns of a geometry; all are counts, at least 1 unless said otherwise."""
+
+    BATCH = 0  # independent products: convolution groups, batch of a MatMul
+    ROWS = 1  # output positions of all images
+    DEPTH = 2  # multiply-adds per output: input channels of a group x taps
+    COLS = 3  # output channels of a group
+    TAPS = 4  # positions of the kernel or the pooling window
+    STRIDE = 5  # input positions per output position
+    DILATION = 6
+    WIDTH = 7  # output positions along the innermost axis
+    IMAGES = 8
+    INNER = 9  # elements that are treated alike and lie together
+    IN_ELEMENTS = 10  # may be 0
+    OUT_ELEMENTS = 11
+    CONSTANT_ELEMENTS = 12  # learned operands; may be 0
+    EXTRA_ELEMENTS = 13  # what fused operators read besides; may be 0
+    STEPS = 14  # iterations that wait for each other: a recurrent layer's time steps
+    WORK = 15  # FLOPs of the kernel; may be 0
+
+
+class Follows(IntEnum):
+    """What a dimension is proportional to when channels are pruned."""
+
+    NOTHING = 0
+    READS = 1
+    WRITES = 2
+    BOTH = 3
+
+
+_N, _R, _W, _B = Follows
+# In the order of Dim: dense contractions, those whose groups live and die, and everything else.
+DENSE = (_N, _N, _R, _W, _N, _N, _N, _N, _N, _N, _R, _W, _B, _W, _N, _B)
+GROUPED = (_W, _N, _N, _N, _N, _N, _N, _N, _N, _N, _R, _W, _W, _W, _N, _W)
+OTHER = (_N, _N, _N, _N, _N, _N, _N, _N, _N, _N, _R, _W, _W, _W, _N, _N)
+
+Geometry = tuple[float, ...]
+Row = tuple[str, Geometry, tuple[Follows, ...]]
+
+RECURRENT = frozenset({"LSTM", "GRU", "RNN", "DynamicQuantizeLSTM"})
+_CONVOLUTIONS = frozenset({"Conv", "FusedConv", "QLinearConv", "ConvInteger"})
+
+
+def kernel_dtype(node: Node) -> str:
+    """The dtype whose kernels run the layer: that of its first input, integers as charged."""
+    data = node.inputs[0].dtype if node.inputs and node.inputs[0] is not None else node.dtype
+    if node.layer.op in ("DequantizeLinear",) and node.outputs:
+        data = node.outputs[0].dtype
+    return data if data in FLOATING else RATE_DTYPE.get(data, data)
+
+
+def geometry(node: Node) -> Row:
+    """(family, dimensions in the order of `Dim`, what each follows) of a layer.
+
+    A family is the set of layers that one efficiency model describes: the operator, split where
+    shapes select different code (pointwise, depthwise and grouped convolutions; a product with a
+    learned matrix and one of two activations).
+    """
+    op = node.layer.op
+    if op in _CONVOLUTIONS:
+        return _convolution(node)
+    if op == "ConvTranspose":
+        return _transposed(node)
+    if op in RECURRENT:
+        return _recurrent(node)
+    if node.op.contraction and node.outputs and len(node.outputs[0].shape) >= 1:
+        return _product(node)
+    return _other(node)
+
+
+def _row(node: Node, **dims: float) -> Geometry:
+    """Dimensions by name, 1 where not given; element counts are the tensors'."""
+    values = [1.0] * len(Dim)
+    values[Dim.IN_ELEMENTS] = float(
+        sum(t.size for t in node.inputs if t is not None and t.value is None)
+    )
+    values[Dim.OUT_ELEMENTS] = float(sum(t.size for t in node.outputs if t.name))
+    values[Dim.CONSTANT_ELEMENTS] = float(
+        sum(math.prod(p.shape) for p in node.parameters if p.role in ("weight", "recurrence"))
+    )
+    values[Dim.EXTRA_ELEMENTS] = values[Dim.WORK] = 0.0
+    for name, value in dims.items():
+        values[Dim[name.upper()]] = float(value)
+    return tuple(values)
+
+
+def _convolution(node: Node) -> Row:
+    x, out = node.x.shape, node.outputs[0].shape
+    weight = node.parameter("weight")
+    kernel = weight.shape[2:] if weight else node.input(1).shape[2:]
+    group = node.integer("group", 1)
+    channels, filters, taps = x[1] // group, out[1] // group, math.prod(kernel)
+    positions = math.prod(out[2:])
+    strides = node.integers("strides") or [1]
+    dilations = node.integers("dilations") or [1]
+    op = "Conv" if node.layer.op == "FusedConv" else node.layer.op
+    if group == 1:
+        kind = "pointwise" if taps == 1 else "dense"
+    else:
+        kind = "depthwise" if channels == 1 else "grouped"
+    dims = _row(
+        node,
+        batch=group,
+        rows=x[0] * positions,
+        depth=channels * taps,
+        cols=filters,
+        taps=taps,
+        stride=math.prod(strides),
+        dilation=max(dilations),
+        width=out[-1],
+        images=x[0],
+        inner=positions,
+        work=2.0 * x[0] * positions * out[1] * channels * taps,
+    )
+    return f"{op}/{kind}", dims, DENSE if group == 1 else GROUPED
+
+
+def _transposed(node: Node) -> Row:
+    x, out = node.x.shape, node.outputs[0].shape
+    weight = node.parameter("weight")
+    kernel = weight.shape[2:] if weight else node.input(1).shape[2:]
+    group = node.integer("group", 1)
+    taps, positions = math.prod(kernel), math.prod(x[2:])
+    dims = _row(
+        node,
+        batch=group,
+        rows=x[0] * positions,
+        depth=x[1] // group,
+        cols=out[1] // group * taps,
+        taps=taps,
+        stride=math.prod(node.integers("strides") or [1]),
+        width=out[-1],
+        images=x[0],
+        inner=positions,
+        work=2.0 * x[0] * positions * x[1] * (out[1] // group) * taps,
+    )
+    return "ConvTranspose", dims, DENSE if group == 1 else GROUPED
+
+
+def _recurrent(node: Node) -> Row:
+    x = node.x.shape
+    weight, again = node.parameter("weight"), node.parameter("recurrence")
+    gates = weight.shape[1] if weight else 1  # gates x hidden
+    directions = weight.shape[0] if weight else 1
+    hidden = again.shape[-1] if again else gates
+    depth = x[-1] + hidden
+    layout = node.integer("layout", 0) if "layout" in node.attributes else 0
+    steps, images = (x[1], x[0]) if layout else (x[0], x[1])
+    dims = _row(
+        node,
+        batch=directions,
+        rows=images,
+        depth=depth,
+        cols=gates,
+        images=images,
+        inner=hidden,
+        steps=steps,
+        work=2.0 * directions * steps * images * depth * gates,
+    )
+    return node.layer.op, dims, OTHER
+
+
+def _product(node: Node) -> Row:
+    out = node.outputs[0].shape
+    cols = out[-1] if out else 1
+    if node.layer.op in ("Attention", "MultiHeadAttention", "Einsum"):
+        return node.layer.op, _row(node, rows=math.prod(out[:-1]), cols=cols), OTHER
+    weight = node.parameter("weight")
+    if weight is None:
+        batch, rows = math.prod(out[:-2]), out[-2] if len(out) > 1 else 1
+    else:
+        batch, rows = 1, math.prod(out[:-1])
+    depth = _depth(node, rows * batch)
+    work = 2.0 * batch * rows * depth * cols
+    dims = _row(node, batch=batch, rows=rows, depth=depth, cols=cols, inner=cols, work=work)
+    op = {"FusedMatMul": "MatMul", "FusedGemm": "Gemm"}.get(node.layer.op, node.layer.op)
+    if op == "MatMul":
+        op = "MatMul/activations" if weight is None else "MatMul/learned"
+    return op, dims, _HEADS if weight is None else DENSE
+
+
+def _depth(node: Node, rows: int) -> int:
+    """Multiply-adds per output of a matrix product."""
+    x, weight = node.x.shape, node.parameter("weight")
+    if node.layer.op in ("Gemm", "FusedGemm"):
+        return max(node.x.size // max(rows, 1), 1)
+    if weight is not None and len(weight.shape) > 1 and x and x[-1] != weight.shape[-2]:
+        return weight.shape[-1]  # the learned matrix stands on the left
+    transposed = bool(node.attributes.get("transA", 0)) and len(x) > 1
+    return max(x[-2] if transposed else x[-1] if x else 1, 1)
+
+
+# A product of two activations: what dies with a channel is a head, one of the batch.
+_HEADS = (_W, _N, _N, _N, _N, _N, _N, _N, _N, _N, _R, _W, _N, _W, _N, _W)
+
+
+def _other(node: Node) -> Row:
+    rule = _INNER.get(node.layer.op, _elementwise)
+    suffix, inner, taps = rule(node)
+    out = node.outputs[0].shape if node.outputs else ()
+    elements = math.prod(out)
+    dims = _row(
+        node,
+        rows=max(elements // max(inner, 1), 1),
+        taps=max(taps, 1),
+        stride=math.prod(node.integers("strides") or [1]) if "strides" in node.attributes else 1,
+        width=out[-1] if out else 1,
+        images=out[0] if out else 1,
+        inner=max(inner, 1),
+    )
+    return node.layer.op + suffix, dims, OTHER
+
+
+Inner = tuple[str, int, int]  # suffix of the family, inner extent, taps
+
+
+def _elementwise(node: Node) -> Inner:
+    """The run over which every operand is either walked along or held still."""
+    out = node.outputs[0].shape if node.outputs else ()
+    operands: list[Dims] = [t.shape for t in node.inputs if t is not None and t.value is None]
+    if node.layer.op not in _PER_CHANNEL:
+        operands += [tuple(p.shape) for p in node.parameters]
+    padded = [(1,) * (len(out) - len(shape)) + tuple(shape) for shape in operands]
+    if all(shape == tuple(out) for shape in padded):
+        return "", math.prod(out), 1
+    if any(math.prod(shape) == 1 for shape in padded) and len(padded) == 2:
+        return "/scalar", math.prod(out), 1
+    inner = 1
+    held = [False] * len(padded)
+    for axis in range(len(out) - 1, -1, -1):
+        now = [shape[axis] == 1 and out[axis] != 1 for shape in padded]
+        if inner > 1 and now != held and out[axis] != 1:
+            break
+        if out[axis] != 1:
+            held = now
+        inner *= out[axis]
+    return "/broadcast", inner, 1
+
+
+def _per_channel(node: Node) -> Inner:
+    shape = node.x.shape
+    return "", math.prod(shape[2:]) if len(shape) > 2 else shape[-1], 1
+
+
+def _axis(node: Node) -> Inner:
+    """Statistics over one axis: its extent; strided where it is not the last."""
+    shape = node.x.shape
+    axis = node.axis("axis", -1) if shape else 0
+    strided = math.prod(shape[axis + 1 :]) > 1
+    return ("/strided" if strided else ""), shape[axis] if shape else 1, 1
+
+
+def _from_axis(node: Node) -> Inner:
+    shape = node.x.shape
+    return "", math.prod(shape[node.axis("axis", -1) :]), 1
+
+
+def _reduction(node: Node) -> Inner:
+    out, data = node.outputs[0].shape, node.x.shape
+    ratio = node.x.size // max(math.prod(out), 1)
+    last = bool(data) and (not out or out[-1] != data[-1] or len(out) == 1 != len(data))
+    return ("" if last else "/strided"), ratio, 1
+
+
+def _pool(node: Node) -> Inner:
+    window = node.integers("kernel_shape") or [1]
+    return "", math.prod(node.outputs[0].shape[2:]), math.prod(window)
+
+
+def _global_pool(node: Node) -> Inner:
+    return "", math.prod(node.x.shape[2:]), 1
+
+
+def _transpose(node: Node) -> Inner:
+    """What stays together: the trailing axes that keep their place."""
+    shape = node.x.shape
+    order = node.integers("perm") or list(range(len(shape)))[::-1]
+    kept = [axis for axis in order if shape[axis] != 1]
+    inner, expected = 1, [axis for axis in range(len(shape)) if shape[axis] != 1]
+    while kept and expected and kept[-1] == expected[-1]:
+        inner *= shape[kept.pop()]
+        expected.pop()
+    if not kept:
+        return "/view", inner, 1
+    return ("" if inner > 1 else "/last"), inner, 1
+
+
+def _joined(node: Node) -> Inner:
+    out = node.outputs[0].shape
+    axis = node.integer("axis", 0) % max(len(out), 1)
+    shapes = [t.shape for t in (*node.inputs, *node.outputs) if t is not None and t.shape]
+    pieces = [math.prod(shape[axis:]) for shape in shapes if len(shape) > axis]
+    return "", min(pieces, default=1), 1
+
+
+def _sliced(node: Node) -> Inner:
+    out = node.outputs[0].shape if node.outputs else ()
+    data = node.x.shape if node.inputs and node.inputs[0] is not None else out
+    inner = 1
+    for ours, theirs in zip(reversed(out), reversed(data), strict=False):
+        inner *= ours
+        if ours != theirs:
+            break
+    return "", inner, 1
+
+
+def _resized(node: Node) -> Inner:
+    out, data = node.outputs[0].shape, node.x.shape
+    return (
+        "/" + node.text("mode", "nearest"),
+        math.prod(out[2:]),
+        max(1, math.prod(out) // max(math.prod(data), 1)),
+    )
+
+
+def _gathered(node: Node) -> Inner:
+    out = node.outputs[0].shape if node.outputs else ()
+    return "", out[-1] if out else 1, 1
+
+
+_PER_CHANNEL = frozenset({"PRelu"})
+_REDUCTIONS: Sequence[str] = (
+    "ReduceL1", "ReduceL2", "ReduceLogSum", "ReduceLogSumExp", "ReduceMax", "ReduceMean",
+    "ReduceMin", "ReduceProd", "ReduceSum", "ReduceSumSquare", "ArgMax", "ArgMin",
+)  # fmt: skip
+_INNER: dict[str, Callable[[Node], Inner]] = {
+    "BatchNormalization": _per_channel,
+    "InstanceNormalization": _per_channel,
+    "GroupNormalization": _per_channel,
+    "LayerNormalization": _from_axis,
+    "RMSNormalization": _from_axis,
+    "SimplifiedLayerNormalization": _from_axis,
+    "Softmax": _axis,
+    "LogSoftmax": _axis,
+    **dict.fromkeys(_REDUCTIONS, _reduction),
+    **dict.fromkeys(("MaxPool", "AveragePool", "LpPool", "QLinearAveragePool"), _pool),
+    **dict.fromkeys(
+        ("GlobalAveragePool", "GlobalMaxPool", "QLinearGlobalAveragePool"), _global_pool
+    ),
+    "Transpose": _transpose,
+    "Concat": _joined,
+    "QLinearConcat": _joined,
+    "Split": _joined,
+    "Slice": _sliced,
+    "Pad": _sliced,
+    "Resize": _resized,
+    "Upsample": _resized,
+    "Gather": _gathered,
+    "Expand": _gathered,
+}

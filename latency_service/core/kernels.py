@@ -1,0 +1,189 @@
+"""Which kernels a runtime executes for a network, and the shape of each.
+
+A chain of merged layers is one kernel of its host; a tensor that changes its layout is a kernel of
+its own, charged to the layer that causes it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from latency_service.core.bind import Network
+from latency_service.core.costs import Kernels
+from latency_service.core.efficiency import Layout
+from latency_service.core.fusion import Chain, step_name
+from latency_service.core.geometry import OTHER, Dim, Follows, Row, geometry, kernel_dtype
+from latency_service.core.layout import Reorder, arrange
+from latency_service.core.node import Node
+
+
+def find_kernels(
+    network: Network,
+    free: Sequence[bool],
+    host_of: Sequence[int | None],
+    chains: Sequence[Chain | None],
+    layout: Layout | None,
+) -> Kernels:
+    """The kernels of a bound network.
+
+    Args:
+        free: per layer, whether it costs nothing.
+        host_of: per layer the one that it is merged into.
+        chains: per layer the chain that it hosts.
+        layout: of the runtime; None where it keeps one.
+    """
+    nodes = network.nodes
+    runs_as = [
+        chain.runs_as if chain is not None and chain.runs_as else node.layer.op
+        for node, chain in zip(nodes, chains, strict=True)
+    ]
+    blocked = [False] * len(nodes)
+    reorders: list[Reorder] = []
+    if layout is not None:
+        blocked, reorders = arrange(nodes, network.outputs, layout, host_of, runs_as)
+    table = _Table()
+    for index, node in enumerate(nodes):
+        if free[index] or host_of[index] is not None or not node.outputs:
+            continue
+        chain = chains[index]
+        row = geometry(node) if chain is None else _merged(node, chain, runs_as[index], nodes)
+        suffix = "/blocked" if blocked[index] and not node.op.contraction else ""
+        merges = "" if chain is None else _merges(chain, nodes)
+        table.add(index, row, suffix, kernel_dtype(node), node, merges)
+    for reorder in reorders:
+        table.add_reorder(reorder, nodes[reorder.layer])
+    return table.finish()
+
+
+def _merges(chain: Chain, nodes: Sequence[Node]) -> str:
+    """What a contraction merges, as the profile's sequences call it; folded operators vanish."""
+    host = nodes[chain.host]
+    if not host.op.contraction or chain.runs_as is not None:
+        return ""
+    guests = [nodes[index] for index in chain.members if index != chain.host]
+    steps = [step_name(guest) for guest in guests if guest.layer.op not in _FOLDED]
+    return " ".join((step_name(host), *steps)) if steps else ""
+
+
+_FOLDED = frozenset({"BatchNormalization"})
+
+
+def _merged(node: Node, chain: Chain, runs_as: str, nodes: Sequence[Node]) -> Row:
+    """Geometry of a chain: the host's, with what the others read besides."""
+    family, dims, follows = geometry(node)
+    values = list(dims)
+    if not node.op.contraction and chain.runs_as is not None:
+        ends = [nodes[index] for index in chain.members if nodes[index].layer.op == runs_as]
+        if ends:
+            family, own, follows = geometry(ends[-1])
+            values = list(own)
+        else:
+            family = runs_as
+    values[Dim.OUT_ELEMENTS] = float(chain.end.size)
+    for index in chain.members:
+        if index == chain.host:
+            continue
+        member = nodes[index]
+        inside = {id(t) for other in chain.members for t in nodes[other].outputs}
+        values[Dim.EXTRA_ELEMENTS] += sum(
+            t.size
+            for t in member.inputs
+            if t is not None and t.value is None and id(t) not in inside
+        )
+    if chain.runs_as is not None:
+        # a pattern reads its one input once, however many of its members do
+        values[Dim.EXTRA_ELEMENTS] = 0.0
+    return family, tuple(values), follows
+
+
+class _Table:
+    """Rows of kernels in the making."""
+
+    def __init__(self) -> None:
+        self.layers: list[int] = []
+        self.families: list[str] = []
+        self.fallbacks: list[tuple[str, ...]] = []
+        self.dtypes: list[str] = []
+        self.dims: list[tuple[float, ...]] = []
+        self.follows: list[tuple[Follows, ...]] = []
+        self.times: list[float] = []
+        self.merges: list[str] = []
+
+    def add(
+        self, layer: int, row: Row, suffix: str, dtype: str, node: Node, merges: str = ""
+    ) -> None:
+        """One kernel of a layer."""
+        family, dims, follows = row
+        self.layers.append(layer)
+        self.families.append(family + suffix)
+        others = _fallbacks(family, node)
+        self.fallbacks.append((family, *others) if suffix else others)
+        self.dtypes.append(dtype)
+        self.dims.append(dims)
+        self.follows.append(follows)
+        self.times.append(node.times)
+        self.merges.append(merges)
+
+    def add_reorder(self, reorder: Reorder, node: Node) -> None:
+        """A tensor that changes its layout."""
+        values = [1.0] * len(Dim)
+        tensor = reorder.tensor
+        values[Dim.IN_ELEMENTS] = values[Dim.OUT_ELEMENTS] = float(tensor.size)
+        values[Dim.CONSTANT_ELEMENTS] = values[Dim.EXTRA_ELEMENTS] = values[Dim.WORK] = 0.0
+        values[Dim.INNER] = float(tensor.size // (tensor.shape[0] * tensor.shape[1]))
+        values[Dim.ROWS] = float(tensor.shape[0] * tensor.shape[1])
+        row = reorder.kind, tuple(values), OTHER
+        self.add(reorder.layer, row, "", kernel_dtype(node), node)
+
+    def finish(self) -> Kernels:
+        """The table as arrays."""
+        return Kernels(
+            np.array(self.layers, dtype=np.int64),
+            tuple(self.families),
+            tuple(self.fallbacks),
+            tuple(self.dtypes),
+            np.array(self.dims, dtype=np.float64).reshape(-1, len(Dim)),
+            np.array(self.follows, dtype=np.int64).reshape(-1, len(Dim)),
+            np.array(self.times, dtype=np.float64),
+            tuple(self.merges),
+        )
+
+
+# Where a family was not measured, one whose kernels do nearly the same.
+_ALIKE = {
+    "Sub": "Add", "Max": "Add", "Min": "Add", "Sum": "Add", "Mean": "Add", "Div": "Mul",
+    "Swish": "QuickGelu", "Mish": "QuickGelu", "Softplus": "Exp", "Log": "Exp", "Selu": "Elu",
+    "Celu": "Elu", "Softsign": "Reciprocal", "FastGelu": "Gelu", "BiasGelu": "Gelu",
+    "Floor": "Neg", "Ceil": "Neg", "Round": "Neg", "Sign": "Neg", "ReduceMin": "ReduceMax",
+    "LogSoftmax": "Softmax", "GroupNormalization": "InstanceNormalization",
+    "RMSNormalization": "LayerNormalization", "SimplifiedLayerNormalization": "LayerNormalization",
+    "SkipLayerNormalization": "LayerNormalization", "GlobalMaxPool": "GlobalAveragePool",
+    "Upsample": "Resize", "Expand": "Tile", "Tile": "Concat", "DepthToSpace": "Transpose",
+    "SpaceToDepth": "Transpose", "PRelu": "LeakyRelu", "Where": "Add", "Cast": "Neg",
+    "RNN": "GRU", "ReduceSumSquare": "ReduceSum", "ReduceL2": "ReduceSum", "ReduceL1": "ReduceSum",
+    "ReduceProd": "ReduceSum", "ArgMax": "ReduceMax", "ArgMin": "ReduceMax",
+}  # fmt: skip
+
+
+def _fallbacks(family: str, node: Node) -> tuple[str, ...]:
+    """Families to try in turn: other forms of the operator, then one that is alike."""
+    op, _, kind = family.partition("/")
+    tried = [family]
+    if kind:
+        tried.append(op)
+    if op == "Conv":
+        tried += ["Conv/dense"]
+    if op in ("MatMul", "Gemm"):
+        tried += ["MatMul/learned", "Gemm", "MatMul/activations"]
+    alike = _ALIKE.get(op)
+    while alike is not None:
+        tried += [f"{alike}/{kind}"] if kind else []
+        tried.append(alike)
+        alike = _ALIKE.get(alike)
+    if node.op.family == "elementwise":
+        tried += ["Relu", "Add"]
+    elif node.op.family == "moving data":
+        tried += ["Transpose", "Concat", "Slice"]
+    return tuple(dict.fromkeys(tried[1:]))

@@ -1,0 +1,126 @@
+"""Which tensors a runtime stores in blocks of channels, and where it has to reorder them.
+
+Convolutions run on images whose channels are interleaved by 8 or 16; other operators want them one
+after another. Between the two stands a reorder, which costs as much as a copy. What is worth
+blocking, and which operators pass blocks on, is part of the calibrated profile.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from latency_service.core.efficiency import Layout
+from latency_service.core.node import Node, Tensor
+from latency_service.core.ops import Traffic
+
+TO_BLOCKS, FROM_BLOCKS = "ReorderInput", "ReorderOutput"
+
+
+class Reorder(NamedTuple):
+    """One tensor that changes its layout.
+
+    Attributes:
+        layer: position of the layer that pays: the reader of a plain one, the writer of a blocked.
+        kind: `TO_BLOCKS` or `FROM_BLOCKS`.
+    """
+
+    layer: int
+    kind: str
+    tensor: Tensor
+
+
+class Arrangement(NamedTuple):
+    """How a network is laid out.
+
+    Attributes:
+        blocked: per layer, whether it runs on blocks.
+        reorders: what that costs.
+    """
+
+    blocked: list[bool]
+    reorders: list[Reorder]
+
+
+def arrange(
+    nodes: Sequence[Node],
+    outputs: Sequence[Tensor],
+    layout: Layout,
+    host_of: Sequence[int | None],
+    runs_as: Sequence[str],
+) -> Arrangement:
+    """Follow the layouts through a network.
+
+    Args:
+        host_of: per layer the one that it is fused into; it takes that one's layout.
+        runs_as: per layer the operator that the runtime runs in its place.
+    """
+    blocked: list[bool] = []
+    writers: dict[int, int] = {}  # blocked tensors: who wrote them
+    plain_copies: set[int] = set()
+    blocked_copies: set[int] = set()
+    reorders: list[Reorder] = []
+
+    def need_plain(tensor: Tensor) -> None:
+        if id(tensor) in writers and id(tensor) not in plain_copies:
+            plain_copies.add(id(tensor))
+            reorders.append(Reorder(writers[id(tensor)], FROM_BLOCKS, tensor))
+
+    for index, node in enumerate(nodes):
+        inputs = [t for t in node.inputs if t is not None and t.value is None]
+        host = host_of[index]
+        if host is not None and host < index:
+            runs = blocked[host]
+        elif host is not None:
+            runs = False
+        else:
+            runs = _runs_blocked(node, inputs, layout, writers, runs_as[index])
+        blocked.append(runs)
+        if runs:
+            for tensor in inputs:
+                known = id(tensor) in writers or id(tensor) in blocked_copies
+                few = node.op.contraction and tensor.shape[1] < layout.block
+                if not known and not few and host is None:
+                    blocked_copies.add(id(tensor))
+                    reorders.append(Reorder(index, TO_BLOCKS, tensor))
+            payer = index if host is None else host
+            writers.update((id(tensor), payer) for tensor in node.outputs)
+        elif host is None:
+            for tensor in inputs:
+                need_plain(tensor)
+    for tensor in outputs:
+        need_plain(tensor)
+    return Arrangement(blocked, reorders)
+
+
+def _runs_blocked(
+    node: Node, inputs: list[Tensor], layout: Layout, writers: dict[int, int], op: str
+) -> bool:
+    if not inputs or not node.outputs or len(inputs[0].shape) != 4 or node.frozen:
+        return False
+    if op == "Conv":
+        return convolution_is_blocked(
+            inputs[0].shape[1], node.outputs[0].shape[1], node.integer("group", 1), layout
+        )
+    known = all(id(tensor) in writers for tensor in inputs)
+    if op in layout.converts:
+        return known or inputs[0].shape[1] % layout.block == 0
+    if op not in layout.keeps or not known or node.op.traffic is Traffic.FREE:
+        return False
+    if op == "Concat":
+        return node.integer("axis", 0) % 4 == 1 and all(
+            tensor.shape[1] % layout.block == 0 for tensor in inputs
+        )
+    if op in ("Resize", "Upsample"):
+        return node.text("mode", "nearest") == "nearest"
+    return all(tensor.shape == node.outputs[0].shape for tensor in inputs)
+
+
+def convolution_is_blocked(inputs: int, filters: int, group: int, layout: Layout) -> bool:
+    """Whether a convolution over an image runs on blocks; a short image row stays plain."""
+    if group == 1:
+        return inputs < layout.block or inputs % layout.alignment == 0
+    if inputs == group == filters:
+        return filters % layout.alignment == 0
+    each_in, each_out = inputs // group, filters // group
+    return each_in % layout.block == 0 and each_out % layout.block == 0

@@ -1,0 +1,333 @@
+"""Seconds of a network's kernels on a calibrated device: at one structure, or at many.
+
+Every feature of a family depends on the layer's input channels, on its output channels or on
+neither, so a kernel function is a product of three factors: for ten thousand sub-networks each
+factor is evaluated once per distinct channel count, not once per sub-network.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from latency_service.core.costs import CostModel, FloatArray, Kernels
+from latency_service.core.efficiency import Efficiency, FamilyModel, moved_bytes
+from latency_service.core.features import features_of
+from latency_service.core.geometry import Dim, Follows
+from latency_service.core.live import live_counts
+from latency_service.core.units import BYTES_PER_ELEMENT
+
+Places = npt.NDArray[np.int64]
+
+# Relative spread of a kernel that no measured family describes.
+_UNKNOWN_SPREAD = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class Assigned:
+    """Kernels that one family model describes.
+
+    Attributes:
+        name: of the model, "dtype family"; "" where none fits: bandwidth alone is charged.
+        kernels: (K,) their positions.
+        exact: whether the family itself was measured for all of them.
+    """
+
+    name: str
+    model: FamilyModel | None
+    kernels: tuple[int, ...]
+    exact: bool
+
+
+def assign(kernels: Kernels, efficiency: Efficiency) -> list[Assigned]:
+    """Find the model of every kernel: its family's, else that of one that is alike."""
+    found: dict[tuple[str, bool], list[int]] = {}
+    for position, (dtype, family, others) in enumerate(
+        zip(kernels.dtypes, kernels.families, kernels.fallbacks, strict=True)
+    ):
+        names = [f"{dtype} {name}" for name in (family, *others)]
+        chosen = next((name for name in names if name in efficiency.families), "")
+        found.setdefault((chosen, chosen == names[0]), []).append(position)
+    return [
+        Assigned(name, efficiency.families.get(name), tuple(positions), exact)
+        for (name, exact), positions in found.items()
+    ]
+
+
+@dataclass(frozen=True, slots=True)
+class Structure:
+    """Kernels at one structure.
+
+    Attributes:
+        seconds: (P,) of each, dispatch included; 0 where its layer is dead.
+        fixed_s: (P,) the part of them that does not depend on the shape.
+        spread: (P,) relative standard deviation of each prediction.
+        dims: (P, D) live dimensions.
+    """
+
+    seconds: FloatArray
+    fixed_s: FloatArray
+    spread: FloatArray
+    dims: FloatArray
+
+
+class Predictor:
+    """A network's kernels on a calibrated device."""
+
+    def __init__(self, costs: CostModel, efficiency: Efficiency) -> None:
+        assert costs.kernels is not None
+        self.costs = costs
+        self.kernels = kernels = costs.kernels
+        self.efficiency = efficiency
+        self.assigned = assign(kernels, efficiency)
+        self._full_in, self._full_out, _ = live_counts(costs, costs.sizes)
+        self._per_element = np.array(
+            [
+                efficiency.merged.get(f"{dtype} {merges}", 0.0) if merges else 0.0
+                for dtype, merges in zip(kernels.dtypes, kernels.merges, strict=True)
+            ]
+        )
+
+    @property
+    def assumptions(self) -> tuple[str, ...]:
+        """Which kernels are charged as something else, in words."""
+        said = []
+        for group in self.assigned:
+            if group.exact:
+                continue
+            families = sorted({self.kernels.families[k] for k in group.kernels})
+            charged = f"like {group.name}" if group.name else "their bytes at memory bandwidth"
+            said.append(
+                f"kernels of {', '.join(families)} were not measured on this device; "
+                f"charged {charged}"
+            )
+        return tuple(said)
+
+    def at(self, counts: FloatArray) -> Structure:
+        """The kernels at (G,) live channels."""
+        n_in, n_out, alive = live_counts(self.costs, counts)
+        return self._at(n_in, n_out, alive)
+
+    def slopes(self, counts: FloatArray, step: float, of_inputs: bool) -> FloatArray:
+        """(L,) seconds per live input (or output) channel, down to the last multiple of a step.
+
+        At a multiple itself the secant reaches down to the one below. Never negative.
+        """
+        n_in, n_out, alive = live_counts(self.costs, counts)
+        live = n_in if of_inputs else n_out
+        lower = np.maximum((np.ceil(live / step) - 1.0) * step, 0.0)
+        lower = np.where(lower > 0, lower, np.minimum(live, 1.0))
+        less = (lower, n_out) if of_inputs else (n_in, lower)
+        saved = self._at(n_in, n_out, alive).seconds - self._at(less[0], less[1], alive).seconds
+        by_layer = np.zeros(len(live))
+        np.add.at(by_layer, self.kernels.layers, saved)
+        gap = live - lower
+        result: FloatArray = np.where(
+            gap > 0, np.maximum(by_layer, 0.0) / np.maximum(gap, 1.0), 0.0
+        )
+        return result
+
+    def bandwidths(self, working_set: FloatArray) -> FloatArray:
+        """(L,) bytes per second of the smallest memory that holds (L,) bytes."""
+        sizes = np.array([size for size, _ in self.efficiency.levels])
+        rates = np.array([rate for _, rate in self.efficiency.levels])
+        level = np.minimum(np.searchsorted(sizes, working_set), len(sizes) - 1)
+        found: FloatArray = rates[level]
+        return found
+
+    def _at(self, n_in: FloatArray, n_out: FloatArray, alive: FloatArray) -> Structure:
+        kernels = self.kernels
+        dims = self._dims(n_in, n_out)
+        seconds = np.zeros(len(kernels.layers))
+        fixed, spread = np.zeros_like(seconds), np.zeros_like(seconds)
+        for group in self.assigned:
+            rows = np.array(group.kernels, dtype=np.int64)
+            if group.model is None:
+                seconds[rows] = self._by_bandwidth(group, dims[rows])
+                spread[rows] = _UNKNOWN_SPREAD
+            else:
+                seconds[rows] = group.model.seconds(dims[rows], self._itemsize(group))
+                fixed[rows] = group.model.fixed_s
+                spread[rows] = group.model.spread if group.exact else _UNKNOWN_SPREAD
+        seconds += self._per_element * dims[:, Dim.OUT_ELEMENTS] + self.efficiency.dispatch_s
+        runs = kernels.times * alive[kernels.layers]
+        fixed = np.minimum(fixed + self.efficiency.dispatch_s, 0.5 * seconds)
+        return Structure(seconds * runs, fixed * runs, spread, dims)
+
+    def _dims(self, n_in: FloatArray, n_out: FloatArray) -> FloatArray:
+        """(P, D) live dimensions at (L,) live channels."""
+        kernels = self.kernels
+        reads = _share(n_in, self._full_in)[kernels.layers]
+        writes = _share(n_out, self._full_out)[kernels.layers]
+        factors = np.ones((len(Follows), len(reads)))
+        factors[Follows.READS], factors[Follows.WRITES] = reads, writes
+        factors[Follows.BOTH] = reads * writes
+        dims: FloatArray = kernels.dims * factors[kernels.follows, np.arange(len(reads))[:, None]]
+        return np.round(dims, 6)
+
+    def _itemsize(self, group: Assigned) -> float:
+        return BYTES_PER_ELEMENT[self.kernels.dtypes[group.kernels[0]]]
+
+    def _by_bandwidth(self, group: Assigned, dims: FloatArray) -> FloatArray:
+        seconds: FloatArray = (
+            moved_bytes(dims, self._itemsize(group)) / self.efficiency.levels[-1][1]
+        )
+        return seconds
+
+    def totals_s(self, counts: FloatArray) -> FloatArray:
+        """(N,) seconds of the whole network at (N, G) live channels."""
+        n_in, n_out, alive = live_counts(self.costs, counts)
+        total = np.zeros(len(counts))
+        for group in self.assigned:
+            for position in group.kernels:
+                layer = int(self.kernels.layers[position])
+                total += self._column(
+                    group, position, n_in[:, layer], n_out[:, layer], alive[:, layer]
+                )
+        return total
+
+    def _column(
+        self,
+        group: Assigned,
+        position: int,
+        n_in: FloatArray,
+        n_out: FloatArray,
+        alive: FloatArray,
+    ) -> FloatArray:
+        """(N,) seconds of one kernel at (N,) live channels of its layer."""
+        kernels, layer = self.kernels, int(self.kernels.layers[position])
+        follows = kernels.follows[position]
+        ins, at_in = _distinct(_share(n_in, self._full_in[layer]), follows, Follows.READS)
+        outs, at_out = _distinct(_share(n_out, self._full_out[layer]), follows, Follows.WRITES)
+        itemsize = BYTES_PER_ELEMENT[kernels.dtypes[position]]
+        row = kernels.dims[position]
+        if len(ins) * len(outs) <= 2 * len(n_in):
+            dims = _scaled(row, follows, ins[:, None], outs[None, :])  # (I, O, D)
+            value = self._plain(group, dims, itemsize)
+            if group.model is not None and group.model.weights:
+                value = value * np.exp(_table(group.model, row, follows, ins, outs))
+            column = (value + self._extra(position, dims))[at_in, at_out]
+        else:
+            dims = _scaled(row, follows, ins[at_in], outs[at_out])  # (N, D)
+            value = self._plain(group, dims, itemsize)
+            if group.model is not None and group.model.weights:
+                correction = _table(group.model, row, follows, ins, outs, (at_in, at_out))
+                value = value * np.exp(correction)
+            column = value + self._extra(position, dims)
+        result: FloatArray = column * kernels.times[position] * alive
+        return result
+
+    def _plain(self, group: Assigned, dims: FloatArray, itemsize: float) -> FloatArray:
+        if group.model is None:
+            return self._by_bandwidth(group, dims)
+        base: FloatArray = group.model.base_s(dims, itemsize) * np.exp(group.model.mean)
+        return base
+
+    def _extra(self, position: int, dims: FloatArray) -> FloatArray:
+        extra: FloatArray = (
+            self._per_element[position] * dims[..., Dim.OUT_ELEMENTS] + self.efficiency.dispatch_s
+        )
+        return extra
+
+
+def _share(live: FloatArray, full: FloatArray) -> FloatArray:
+    """Live channels as a share of all; 1 where there are none."""
+    share: FloatArray = np.where(full > 0, live / np.maximum(full, 1e-9), 1.0)
+    return share
+
+
+def _distinct(share: FloatArray, follows: Places, what: Follows) -> tuple[FloatArray, Places]:
+    """Distinct values and where each row's stands; one value where nothing follows them."""
+    if what in follows or Follows.BOTH in follows:
+        values, places = np.unique(share, return_inverse=True)
+        return values, places.astype(np.int64)
+    return np.ones(1), np.zeros(len(share), dtype=np.int64)
+
+
+def _scaled(row: FloatArray, follows: Places, reads: FloatArray, writes: FloatArray) -> FloatArray:
+    """(..., D) live dimensions of one kernel at shares that broadcast to (...)."""
+    shape = np.broadcast_shapes(reads.shape, writes.shape)
+    dims = np.empty((*shape, len(row)))
+    for dim, rule in enumerate(follows):
+        factor: FloatArray | float = 1.0
+        if rule == Follows.READS:
+            factor = reads
+        elif rule == Follows.WRITES:
+            factor = writes
+        elif rule == Follows.BOTH:
+            factor = reads * writes
+        dims[..., dim] = np.round(row[dim] * factor, 6)
+    return dims
+
+
+def _table(
+    model: FamilyModel,
+    row: FloatArray,
+    follows: Places,
+    ins: FloatArray,
+    outs: FloatArray,
+    at: tuple[Places, Places] | None = None,
+) -> FloatArray:
+    """(I, O) corrections at all pairs of shares, without the mean; or (N,) at those of `at`."""
+    one = np.ones(1)
+    points, lengths = np.array(model.points), np.array(model.lengths)
+    by_in = _raw(model, _scaled(row, follows, ins, one))  # (I, F)
+    by_out = _raw(model, _scaled(row, follows, one, outs))  # (O, F)
+    base = _raw(model, _scaled(row, follows, one, one))[0]
+    moves_in = (np.abs(by_in - base) > 1e-12).any(axis=0)
+    moves_out = (np.abs(by_out - base) > 1e-12).any(axis=0) & ~moves_in
+    still = ~(moves_in | moves_out)
+    gap = base[still] / lengths[still] - points[:, still]
+    weights = np.array(model.weights) * np.exp(-0.5 * (gap * gap).sum(axis=1))
+    heavy = np.abs(weights) > 1e-9 * np.abs(weights).max()
+    points, weights = points[heavy], weights[heavy]
+    left = _factor(by_in[:, moves_in] / lengths[moves_in], points[:, moves_in]) * weights
+    right = _factor(by_out[:, moves_out] / lengths[moves_out], points[:, moves_out])
+    if at is None:
+        value: FloatArray = (left @ right.T).astype(np.float64)
+        return value
+    at_in, at_out = at
+    rows: FloatArray = np.empty(len(at_in))
+    for start in range(0, len(at_in), 512):
+        part = slice(start, start + 512)
+        rows[part] = np.einsum("nm,nm->n", left[at_in[part]], right[at_out[part]])
+    return rows
+
+
+def _raw(model: FamilyModel, dims: FloatArray) -> FloatArray:
+    known = features_of(model.flops_per_s is not None, model.units)
+    values: FloatArray = np.stack([known[name](dims) for name in model.features], axis=-1)
+    return values
+
+
+def _factor(x: FloatArray, points: FloatArray) -> FloatArray:
+    """(U, M) exp(-|x - point|^2 / 2), in single precision: corrections are a few per cent."""
+    if not x.shape[1]:
+        return np.ones((len(x), len(points)), dtype=np.float32)
+    distance = (x * x).sum(axis=1)[:, None] + (points * points).sum(axis=1) - 2.0 * x @ points.T
+    factor: FloatArray = np.exp(-0.5 * np.maximum(distance, 0.0).astype(np.float32))
+    return factor
+
+
+def interval_s(
+    predictor: Predictor, structure: Structure, level_deviations: float = 1.645
+) -> tuple[float, float]:
+    """90 % interval of a network's latency.
+
+    Kernels of one shape err alike; those of different shapes independently; and all of a network
+    together by what the efficiency model calls its shared spread.
+    """
+    total = float(structure.seconds.sum())
+    if total <= 0:
+        return 0.0, 0.0
+    alike: dict[tuple[str, bytes], float] = {}
+    for family, dims, seconds, spread in zip(
+        predictor.kernels.families, structure.dims, structure.seconds, structure.spread, strict=True
+    ):
+        key = family, dims.tobytes()
+        alike[key] = alike.get(key, 0.0) + seconds * spread
+    own = sum(value * value for value in alike.values()) / total**2
+    deviation = level_deviations * float(np.sqrt(own + predictor.efficiency.shared_spread**2))
+    return total * float(np.exp(-deviation)), total * float(np.exp(deviation))
