@@ -176,18 +176,18 @@ def roots(count: int, ties: list[tuple[IdArray, IdArray]]) -> IdArray:
         lefts.append(left.reshape(-1))
         rights.append(right.reshape(-1))
     left, right = np.concatenate(lefts), np.concatenate(rights)
-    while True:
-        a, b = parent[left], parent[right]
-        apart = a != b
-        if not apart.any():
-            return parent
-        left, right, a, b = left[apart], right[apart], a[apart], b[apart]
-        np.minimum.at(parent, np.maximum(a, b), np.minimum(a, b))
+    # `take`, not brackets: on these arrays it needs two thirds of the time
+    while left.size:
+        np.minimum.at(parent, np.maximum(left, right), np.minimum(left, right))
         while True:
-            above = parent[parent]
+            above = parent.take(parent)
             if (above == parent).all():
                 break
             parent = above
+        left, right = parent.take(left), parent.take(right)
+        apart = np.flatnonzero(left != right)
+        left, right = left.take(apart), right.take(apart)
+    return parent
 
 
 def scramble(number: int) -> int:
