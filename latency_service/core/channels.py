@@ -314,9 +314,9 @@ Share = tuple[tuple[int, float], ...]
 
 def shares(part: Partition, ids: IdArray) -> Share:
     """(group, times) of an id array, in order of first appearance."""
-    groups = part.group_of[ids.reshape(-1)]
+    groups = part.group_of.take(ids.reshape(-1))
     first = int(groups[0])
-    if (groups == first).all():
+    if not np.count_nonzero(groups != first):
         return ((first, groups.size / part.sizes[first]),)
     found, places, counts = np.unique(groups, return_index=True, return_counts=True)
     order = np.argsort(places)
@@ -353,14 +353,15 @@ def runs(part: Partition, ids: IdArray, along: int | None = None) -> tuple[Run, 
                 return ()
         ids = line
     ids = ids.reshape(-1)
-    groups = part.group_of[ids]
+    groups = part.group_of.take(ids)
     found: list[Run] = []
     first = int(groups[0])
-    if first < len(part.sizes) and groups.size == part.sizes[first] and (groups == first).all():
-        channels = part.index_of[ids]
-        if (channels[1:] > channels[:-1]).all():
+    alone = not np.count_nonzero(groups != first)
+    if alone and first < len(part.sizes) and groups.size == part.sizes[first]:
+        channels = part.index_of.take(ids)
+        if not np.count_nonzero(channels[1:] <= channels[:-1]):
             return (Run(first, 0, 1, 1),)
-    for group in (first,) if (groups == first).all() else dict.fromkeys(groups.tolist()):
+    for group in (first,) if alone else dict.fromkeys(groups.tolist()):
         if group >= len(part.sizes):
             continue  # ids that no tensor holds are nobody's
         positions = np.nonzero(groups == group)[0]
