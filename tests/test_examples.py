@@ -7,7 +7,8 @@ from collections import Counter
 import pytest
 
 from examples.networks import NETWORKS, Network, path_of, same_padding, to_text
-from latency_service.core.graph import graph_from_json, graph_to_json
+from latency_service.core.canonical import graph_to_json
+from latency_service.core.graph import graph_from_json
 from tests.parity.morphnet_networks import networks as morphnet_networks
 
 # MorphNet counts these and nothing else that occurs in Inception V2.

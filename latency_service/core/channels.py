@@ -176,18 +176,18 @@ def roots(count: int, ties: list[tuple[IdArray, IdArray]]) -> IdArray:
         lefts.append(left.reshape(-1))
         rights.append(right.reshape(-1))
     left, right = np.concatenate(lefts), np.concatenate(rights)
-    while True:
-        a, b = parent[left], parent[right]
-        apart = a != b
-        if not apart.any():
-            return parent
-        left, right, a, b = left[apart], right[apart], a[apart], b[apart]
-        np.minimum.at(parent, np.maximum(a, b), np.minimum(a, b))
+    # `take`, not brackets: on these arrays it needs two thirds of the time
+    while left.size:
+        np.minimum.at(parent, np.maximum(left, right), np.minimum(left, right))
         while True:
-            above = parent[parent]
+            above = parent.take(parent)
             if (above == parent).all():
                 break
             parent = above
+        left, right = parent.take(left), parent.take(right)
+        apart = np.flatnonzero(left != right)
+        left, right = left.take(apart), right.take(apart)
+    return parent
 
 
 def scramble(number: int) -> int:
@@ -314,9 +314,9 @@ Share = tuple[tuple[int, float], ...]
 
 def shares(part: Partition, ids: IdArray) -> Share:
     """(group, times) of an id array, in order of first appearance."""
-    groups = part.group_of[ids.reshape(-1)]
+    groups = part.group_of.take(ids.reshape(-1))
     first = int(groups[0])
-    if (groups == first).all():
+    if not np.count_nonzero(groups != first):
         return ((first, groups.size / part.sizes[first]),)
     found, places, counts = np.unique(groups, return_index=True, return_counts=True)
     order = np.argsort(places)
@@ -353,14 +353,15 @@ def runs(part: Partition, ids: IdArray, along: int | None = None) -> tuple[Run, 
                 return ()
         ids = line
     ids = ids.reshape(-1)
-    groups = part.group_of[ids]
+    groups = part.group_of.take(ids)
     found: list[Run] = []
     first = int(groups[0])
-    if first < len(part.sizes) and groups.size == part.sizes[first] and (groups == first).all():
-        channels = part.index_of[ids]
-        if (channels[1:] > channels[:-1]).all():
+    alone = not np.count_nonzero(groups != first)
+    if alone and first < len(part.sizes) and groups.size == part.sizes[first]:
+        channels = part.index_of.take(ids)
+        if not np.count_nonzero(channels[1:] <= channels[:-1]):
             return (Run(first, 0, 1, 1),)
-    for group in (first,) if (groups == first).all() else dict.fromkeys(groups.tolist()):
+    for group in (first,) if alone else dict.fromkeys(groups.tolist()):
         if group >= len(part.sizes):
             continue  # ids that no tensor holds are nobody's
         positions = np.nonzero(groups == group)[0]

@@ -26,7 +26,13 @@ class BilinearForm(NamedTuple):
 
     def plus(self, other: BilinearForm) -> BilinearForm:
         """The sum of two quantities of the same channels."""
-        return BilinearForm(*(a + b for a, b in zip(self, other, strict=True)))
+        constant, per_in, per_out, per_pair = self
+        return BilinearForm(
+            constant + other.constant,
+            per_in + other.per_in,
+            per_out + other.per_out,
+            per_pair + other.per_pair,
+        )
 
     def scaled(self, factor: float) -> BilinearForm:
         """The quantity times a factor."""

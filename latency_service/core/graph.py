@@ -14,9 +14,7 @@ Layers are kept in canonical order: topological, ties by name.
 
 from __future__ import annotations
 
-import hashlib
 import heapq
-import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
@@ -121,18 +119,19 @@ class LayerGraph:
     @property
     def is_complete(self) -> bool:
         """Whether every output states its shape."""
-        return all(
-            output.shape is not None or not output.name
-            for layer in self.layers
-            for output in layer.outputs
-        )
+        for layer in self.layers:
+            for output in layer.outputs:
+                if output.shape is None and output.name:
+                    return False
+        return True
 
     @property
     def layer_count(self) -> int:
         """Layers, those of inner graphs included."""
-        return len(self.layers) + sum(
-            inner.layer_count for layer in self.layers for _, inner in layer.subgraphs
-        )
+        count = len(self.layers)
+        if self.depth > 1:
+            count += sum(inner.layer_count for layer in self.layers for _, inner in layer.subgraphs)
+        return count
 
 
 def layer_graph(
@@ -178,8 +177,11 @@ def layer_graph(
                 writer[output.name] = index
     waiting = [0] * len(layers)
     readers: list[list[int]] = [[] for _ in layers]
+    nested = [layer for layer in layers if any(map(_is_inner, layer.attributes.values()))]
     for index, layer in enumerate(layers):
-        for tensor_name in _reads(layer):
+        for tensor_name in _reads(layer) if nested else layer.inputs:
+            if not tensor_name:
+                continue
             if tensor_name not in writer:
                 problems.append(
                     Problem(
@@ -216,15 +218,7 @@ def layer_graph(
         problems.append(
             Problem(stuck[0], "inputs", f"the graph has a cycle through {', '.join(stuck[:8])}")
         )
-    depth = 1 + max(
-        (
-            inner.depth
-            for layer in layers
-            for inner in layer.attributes.values()
-            if isinstance(inner, LayerGraph)
-        ),
-        default=0,
-    )
+    depth = 1 + max((inner.depth for layer in nested for _, inner in layer.subgraphs), default=0)
     if depth > MOST_DEPTH:
         problems.append(
             Problem(None, "layers", f"graphs inside layers are nested more than {MOST_DEPTH} deep")
@@ -232,6 +226,10 @@ def layer_graph(
     if problems:
         raise GraphError(problems)
     return LayerGraph(tuple(inputs), tuple(order), tuple(outputs), name, depth)
+
+
+def _is_inner(value: Any) -> bool:
+    return isinstance(value, LayerGraph)
 
 
 def _reads(layer: Layer) -> Iterator[str]:
@@ -264,29 +262,31 @@ def graph_from_json(document: Mapping[str, Any], outer: frozenset[str] = frozens
     )
     rows = document["layers"]
     names = outer
-    if any(_is_graph(value) for row in rows for value in row.get("attributes", {}).values()):
+    nested = any(_is_graph(value) for row in rows for value in row.get("attributes", {}).values())
+    if nested:
         names = outer | {tensor.name for tensor in inputs}
         names |= {out["name"] for row in rows for out in row.get("outputs") or ()}
         names |= {row["name"] for row in rows if row.get("outputs") is None}
-    layers = [_layer_from_json(row, names) for row in rows]
+    layers = [_layer_from_json(row, names, nested) for row in rows]
     return layer_graph(
         inputs, layers, tuple(document["outputs"]), document.get("name") or "", outer
     )
 
 
-def _layer_from_json(row: Mapping[str, Any], outer: frozenset[str]) -> Layer:
+def _layer_from_json(row: Mapping[str, Any], outer: frozenset[str], nested: bool) -> Layer:
     outputs = row.get("outputs")
     parameters = row.get("parameters")
-    attributes = row.get("attributes") or {}
+    attributes = dict(row.get("attributes", ()))
+    if nested:
+        for key, value in attributes.items():
+            if _is_graph(value):
+                attributes[key] = graph_from_json(value, outer)
     return Layer(
         row["name"],
         row["op"],
         tuple(row.get("inputs", ())),
         (Output(row["name"]),) if outputs is None else tuple(map(_output_from_json, outputs)),
-        {
-            key: graph_from_json(value, outer) if _is_graph(value) else value
-            for key, value in attributes.items()
-        },
+        attributes,
         None if parameters is None else tuple(map(_parameter_from_json, parameters)),
     )
 
@@ -303,73 +303,3 @@ def _parameter_from_json(item: Mapping[str, Any]) -> Parameter:
 def _is_graph(value: Any) -> bool:
     # not Mapping: asking that of every attribute takes longer than reading it
     return isinstance(value, dict) and "layers" in value
-
-
-def graph_to_json(graph: LayerGraph) -> dict[str, Any]:
-    """The graph as JSON values, keys sorted; `graph_from_json` gives it back."""
-    inputs = []
-    for tensor in graph.inputs:
-        item: dict[str, Any] = {"batch_axis": tensor.batch_axis}
-        if tensor.dtype is not None:
-            item["dtype"] = tensor.dtype
-        inputs.append(item | {"name": tensor.name, "shape": tensor.shape})
-    document: dict[str, Any] = {
-        "inputs": inputs,
-        "layers": [_layer_to_json(layer) for layer in graph.layers],
-    }
-    if graph.name:
-        document["name"] = graph.name
-    document["outputs"] = graph.outputs
-    return document
-
-
-def _layer_to_json(layer: Layer) -> dict[str, Any]:
-    row: dict[str, Any] = {}
-    if layer.attributes:
-        row["attributes"] = {
-            key: graph_to_json(value) if isinstance(value, LayerGraph) else value
-            for key, value in sorted(layer.attributes.items())
-        }
-    row["inputs"] = layer.inputs
-    row["name"] = layer.name
-    row["op"] = layer.op
-    row["outputs"] = [_output_to_json(output) for output in layer.outputs]
-    if layer.parameters is not None:
-        row["parameters"] = [_parameter_to_json(parameter) for parameter in layer.parameters]
-    return row
-
-
-def _output_to_json(output: Output) -> dict[str, Any]:
-    item: dict[str, Any] = {} if output.dtype is None else {"dtype": output.dtype}
-    item["name"] = output.name
-    if output.shape is not None:
-        item["shape"] = output.shape
-    return item
-
-
-def _parameter_to_json(parameter: Parameter) -> dict[str, Any]:
-    item: dict[str, Any] = {} if parameter.dtype is None else {"dtype": parameter.dtype}
-    if parameter.id is not None:
-        item["id"] = parameter.id
-    item["role"] = parameter.role
-    item["shape"] = parameter.shape
-    return item
-
-
-def canonical_text(graph: LayerGraph) -> str:
-    """The graph as canonical JSON: no spaces, keys sorted, layers ordered, without its name.
-
-    Call it on a graph whose inferred shapes are filled in (`shapes.resolve`).
-    """
-    document = graph_to_json(graph)
-    document.pop("name", None)
-    return _ENCODER.encode(document)
-
-
-# graph_to_json sorts the keys; check_circular would only remember every container it passes
-_ENCODER = json.JSONEncoder(separators=(",", ":"), ensure_ascii=False, check_circular=False)
-
-
-def graph_id(text: str) -> str:
-    """The address of a graph: SHA-256 of its canonical text."""
-    return "sha256:" + hashlib.sha256(text.encode()).hexdigest()

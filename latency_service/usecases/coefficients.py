@@ -9,10 +9,11 @@ from typing import TypedDict
 
 from latency_service.core.answer import Costs, costs_on
 from latency_service.core.bind import Binding, resolve
+from latency_service.core.canonical import canonical_text, graph_id
 from latency_service.core.costing import cost_model
 from latency_service.core.costs import CostModel, Pruning
 from latency_service.core.errors import GraphTooLargeError, OptionError
-from latency_service.core.graph import LayerGraph, canonical_text, graph_from_json, graph_id
+from latency_service.core.graph import LayerGraph, graph_from_json
 from latency_service.core.profile import Profile, Revision
 from latency_service.core.roofline import latency_model
 from latency_service.core.scoring import structure

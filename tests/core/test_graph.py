@@ -8,13 +8,9 @@ from typing import Any
 import pytest
 
 from latency_service.core.bind import Binding, bind, resolve
+from latency_service.core.canonical import canonical_text, graph_id, graph_to_json
 from latency_service.core.errors import GraphError, OptionError, UnboundDimensionError
-from latency_service.core.graph import (
-    canonical_text,
-    graph_from_json,
-    graph_id,
-    graph_to_json,
-)
+from latency_service.core.graph import graph_from_json
 
 BATCH, CHANNELS, HEIGHT, WIDTH, FILTERS = 5, 3, 29, 31, 17
 
@@ -92,6 +88,17 @@ def test_a_graph_survives_json() -> None:
     graph = resolve(graph_from_json(document()))
 
     assert graph_from_json(json.loads(json.dumps(graph_to_json(graph)))) == graph
+
+
+def test_the_canonical_text_is_json_with_sorted_keys_and_no_spaces() -> None:
+    given = document()
+    given["layers"][0]["attributes"] |= {
+        "z": True, "a": [1, True, 2.5e-7], "é\"\n": 'quoted "text"\t', "nested": [[1], []], "n": -1,
+    }  # fmt: skip
+    text = canonical_text(graph_from_json(given))
+    plain: dict[str, Any] = {"sort_keys": True, "separators": (",", ":"), "ensure_ascii": False}
+    assert text == json.dumps(json.loads(text), **plain)
+    assert json.loads(text)["layers"][0]["attributes"] == given["layers"][0]["attributes"]
 
 
 def test_inferred_shapes_keep_their_names() -> None:

@@ -7,8 +7,9 @@ from typing import Any
 
 import pytest
 
+from latency_service.core.canonical import graph_to_json
 from latency_service.core.errors import GraphError, Problem
-from latency_service.core.graph import GraphInput, LayerGraph, Parameter, graph_to_json
+from latency_service.core.graph import GraphInput, LayerGraph, Parameter
 from latency_service.ingest import parse_layer_graph, read_network
 
 GRAPH: dict[str, Any] = {

@@ -9,14 +9,9 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from latency_service.core.bind import Binding, bind
+from latency_service.core.canonical import canonical_text
 from latency_service.core.errors import GraphError, LatencyServiceError, ModelFileError
-from latency_service.core.graph import (
-    GraphInput,
-    Layer,
-    LayerGraph,
-    Parameter,
-    canonical_text,
-)
+from latency_service.core.graph import GraphInput, Layer, LayerGraph, Parameter
 from latency_service.ingest import layer_graph_from_onnx, parse_layer_graph, read_network
 from tests.ingest.onnx_files import INT64, model, node, numbers, tensor, weight
 

@@ -13,7 +13,7 @@ from pathlib import Path
 import onnx.backend.test
 import pytest
 
-from latency_service.core.graph import canonical_text
+from latency_service.core.canonical import canonical_text
 from latency_service.ingest import layer_graph_from_onnx, parse_layer_graph
 
 LIGHT = Path(onnx.backend.test.__file__).parent / "data" / "light"

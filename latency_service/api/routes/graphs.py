@@ -13,7 +13,7 @@ from latency_service.api.routes.coefficients import parsed, read_body
 from latency_service.api.schemas import GraphOut
 from latency_service.api.turns import in_turn
 from latency_service.core import errors
-from latency_service.core.graph import graph_to_json
+from latency_service.core.canonical import graph_to_json
 from latency_service.ingest import read_network
 from latency_service.ingest.layer_graph import LayerGraphJson
 from latency_service.usecases import Workbench, store_graph, stored_graph

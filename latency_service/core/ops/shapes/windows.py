@@ -20,8 +20,8 @@ def spatial(node: Node, size: Dims, kernel: Dims, ceil: bool = False) -> Sequenc
     """Output size of a sliding window along every spatial axis."""
     get = node.attributes.get
     settings = (get("strides"), get("dilations"), get("pads"), get("auto_pad"))
-    # types too: true is no stride, though it equals 1
-    key = (size, kernel, ceil, *(_kept(value) for value in settings))
+    # as text: true is no stride, though it equals 1
+    key = (size, kernel, ceil, repr(settings))
     found = _REMEMBERED.get(key)
     if found is None:
         found = tuple(_spatial(node, size, kernel, ceil))
@@ -29,12 +29,6 @@ def spatial(node: Node, size: Dims, kernel: Dims, ceil: bool = False) -> Sequenc
             _REMEMBERED.clear()
         _REMEMBERED[key] = found
     return found
-
-
-def _kept(value: object) -> Hashable:
-    if isinstance(value, list | tuple):
-        return tuple(value), tuple(map(type, value))
-    return str(value)
 
 
 def _spatial(node: Node, size: Dims, kernel: Dims, ceil: bool) -> list[int]:
