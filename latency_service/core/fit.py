@@ -17,8 +17,8 @@ import numpy as np
 from latency_service.core.bind import Binding, bind
 from latency_service.core.efficiency import FamilyModel, kernel, moved_bytes
 from latency_service.core.features import FloatArray, features_of
-from latency_service.core.geometry import Dim, geometry
-from latency_service.core.sample import Sample, Workload, workload_graph
+from latency_service.core.geometry import Dim, geometry, reorder_geometry
+from latency_service.core.sample import REORDERS, Sample, Workload, workload_graph
 from latency_service.core.units import BYTES_PER_ELEMENT
 
 _FOLDS = 5
@@ -59,7 +59,7 @@ def fit_family(
     Returns:
         The model, and (N,) log(measured / predicted) of each sample when it was left out.
     """
-    base = _base(dims, seconds, itemsize, contraction)
+    base = _base(dims, seconds, itemsize, contraction, settings.resolution_s)
     plain = FamilyModel(*base, settings.units, (), (), (), (), 0.0, 0.0, 0.0, len(seconds))
     target = np.log(seconds / plain.base_s(dims, itemsize))
     known = features_of(contraction, settings.units)
@@ -91,10 +91,17 @@ def _rounded(values: FloatArray, digits: int) -> list[float]:
 
 
 def _base(
-    dims: FloatArray, seconds: FloatArray, itemsize: float, contraction: bool
+    dims: FloatArray,
+    seconds: FloatArray,
+    itemsize: float,
+    contraction: bool,
+    resolution_s: float,
 ) -> tuple[float, float | None, float]:
-    """Fixed seconds and achieved rates: the fastest samples', outliers aside."""
-    fixed = 0.9 * float(seconds.min())
+    """Fixed seconds and achieved rates: those of the fastest samples that the clock resolves."""
+    fixed = max(0.9 * float(seconds.min()), 0.2 * resolution_s)
+    resolved = seconds > 8 * resolution_s
+    if resolved.sum() >= 5:
+        dims, seconds = dims[resolved], seconds[resolved]
     rest = np.maximum(seconds - fixed, 0.05 * seconds)
     bytes_per_s = float(np.quantile(moved_bytes(dims, itemsize) / rest, 0.97))
     if not contraction:
@@ -271,7 +278,10 @@ def fit(samples: Sequence[Sample], settings: Settings) -> list[FamilyFit]:
 
 def sample_geometry(sample: Sample) -> tuple[str, tuple[float, ...], bool]:
     """(family, dimensions, whether it multiplies and accumulates) of a measured operator."""
-    node = bind(workload_graph(sample.workload), Binding()).nodes[0]
+    work = sample.workload
+    if work.op in REORDERS:
+        return work.op, reorder_geometry(work.inputs[0]), False
+    node = bind(workload_graph(work), Binding()).nodes[0]
     family, dims, _ = geometry(node)
     return family + ("/blocked" if sample.blocked else ""), dims, node.op.contraction
 

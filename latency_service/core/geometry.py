@@ -87,6 +87,17 @@ def geometry(node: Node) -> Row:
     return _other(node)
 
 
+def reorder_geometry(shape: Dims) -> Geometry:
+    """Dimensions of an image that changes its layout."""
+    values = [1.0] * len(Dim)
+    elements = float(math.prod(shape))
+    values[Dim.IN_ELEMENTS] = values[Dim.OUT_ELEMENTS] = elements
+    values[Dim.CONSTANT_ELEMENTS] = values[Dim.EXTRA_ELEMENTS] = values[Dim.WORK] = 0.0
+    values[Dim.ROWS] = float(math.prod(shape[:2]))
+    values[Dim.INNER] = elements / values[Dim.ROWS]
+    return tuple(values)
+
+
 def _row(node: Node, **dims: float) -> Geometry:
     """Dimensions by name, 1 where not given; element counts are the tensors'."""
     values = [1.0] * len(Dim)

@@ -14,7 +14,15 @@ from latency_service.core.bind import Network
 from latency_service.core.costs import Kernels
 from latency_service.core.efficiency import Layout
 from latency_service.core.fusion import Chain, step_name
-from latency_service.core.geometry import OTHER, Dim, Follows, Row, geometry, kernel_dtype
+from latency_service.core.geometry import (
+    OTHER,
+    Dim,
+    Follows,
+    Row,
+    geometry,
+    kernel_dtype,
+    reorder_geometry,
+)
 from latency_service.core.layout import Reorder, arrange
 from latency_service.core.node import Node
 
@@ -128,13 +136,7 @@ class _Table:
 
     def add_reorder(self, reorder: Reorder, node: Node) -> None:
         """A tensor that changes its layout."""
-        values = [1.0] * len(Dim)
-        tensor = reorder.tensor
-        values[Dim.IN_ELEMENTS] = values[Dim.OUT_ELEMENTS] = float(tensor.size)
-        values[Dim.CONSTANT_ELEMENTS] = values[Dim.EXTRA_ELEMENTS] = values[Dim.WORK] = 0.0
-        values[Dim.INNER] = float(tensor.size // (tensor.shape[0] * tensor.shape[1]))
-        values[Dim.ROWS] = float(tensor.shape[0] * tensor.shape[1])
-        row = reorder.kind, tuple(values), OTHER
+        row = reorder.kind, reorder_geometry(reorder.tensor.shape), OTHER
         self.add(reorder.layer, row, "", kernel_dtype(node), node)
 
     def finish(self) -> Kernels:

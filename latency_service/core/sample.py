@@ -19,6 +19,9 @@ from latency_service.core.units import BYTES_PER_ELEMENT
 
 Dims = tuple[int, ...]
 
+# What a runtime does between layouts; measured like operators, though no network names them.
+REORDERS = ("ReorderInput", "ReorderOutput")
+
 # Operators whose operands after the first are learned, unless the sample says otherwise.
 _LEARNED_BY_DEFAULT = frozenset(
     {"Conv", "ConvTranspose", "Gemm", "LSTM", "GRU", "RNN", "QLinearConv", "ConvInteger", "PRelu"}
@@ -97,7 +100,7 @@ def sample_from_json(row: Any, where: str = "sample") -> Sample:
     if not isinstance(row, Mapping):
         raise SampleError(f"{where}: must be a JSON object; it is {row!r:.80}")
     op = row.get("op")
-    if not isinstance(op, str) or op not in OPS:
+    if not isinstance(op, str) or (op not in OPS and op not in REORDERS):
         raise SampleError(
             f"{where}: op is {op!r}, which the cost model does not know; operators are ONNX's "
             "('Conv', 'Gemm', 'MatMul', ...)"
@@ -134,7 +137,7 @@ def sample_from_json(row: Any, where: str = "sample") -> Sample:
 
 def _learned(op: str, inputs: tuple[Dims, ...]) -> tuple[int, ...]:
     """Scales and biases of normalisations, scalar operands of everything else."""
-    if OPS[op].family == "normalisation":
+    if op in OPS and OPS[op].family == "normalisation":
         return tuple(range(1, len(inputs)))
     return tuple(p for p, shape in enumerate(inputs) if p and not shape)
 
