@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Callable
 
 from rich.console import Console
 
@@ -11,9 +12,21 @@ from latency_service.core.errors import LatencyServiceError
 
 
 def main() -> None:
-    """Run the command line; a user's error is one message and exit status 2."""
+    """Run `latency-service`."""
     from latency_service.cli.app import app
 
+    _run(app)
+
+
+def run_calibrate() -> None:
+    """Run `calibrate`, which is `latency-service calibrate`."""
+    from latency_service.cli.calibrate import alone
+
+    _run(alone)
+
+
+def _run(app: Callable[[], object]) -> None:
+    """Run a command line; a user's error is one message and exit status 2."""
     messages = Console(stderr=True, highlight=False)
     try:
         app()

@@ -7,7 +7,18 @@ from typing import Annotated
 import typer
 
 from latency_service import __version__
-from latency_service.cli import database, devices, estimate, export, groups, score, serve, tokens
+from latency_service.cli import (
+    calibrate,
+    database,
+    devices,
+    estimate,
+    export,
+    groups,
+    score,
+    serve,
+    tokens,
+    validate,
+)
 
 app = typer.Typer(
     name="latency-service",
@@ -38,6 +49,9 @@ app.command()(estimate.estimate)
 app.command("coefficients")(export.coefficients)
 app.command()(score.score)
 app.command("groups")(groups.groups)
+app.command("calibrate")(calibrate.calibrate)
+app.command("refit")(calibrate.refit)
+app.command()(validate.validate)
 app.add_typer(devices.app, name="devices")
 app.add_typer(tokens.app, name="tokens")
 app.add_typer(database.app, name="database")

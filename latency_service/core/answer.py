@@ -144,7 +144,7 @@ def costs_on(model: LatencyModel, counts: FloatArray) -> Costs:
     layers = _layers(model, stated, n_in, n_out, values, latency_s)
     low = high = None
     if model.predictor is not None and stated.kernels is not None:
-        low, high = interval_s(model.predictor, stated.kernels)
+        low, high = interval_s(model.predictor, stated.kernels) or (None, None)
     free, assumed = int(costs.free.sum()), int(costs.assumed.sum())
     total = {key: float(value.sum()) for key, value in values.items()}
     return {

@@ -1,14 +1,29 @@
-"""Reading the calibrated part of a profile from JSON, with errors that name the field."""
+"""The calibrated part of a profile as JSON; what is read is checked, and errors name the field."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from dataclasses import fields
 from typing import Any
 
 from latency_service.core.efficiency import Efficiency, FamilyModel, Layout
 from latency_service.core.errors import ProfileError
 from latency_service.core.features import features_of
+
+
+def efficiency_to_json(efficiency: Efficiency) -> dict[str, Any]:
+    """The model as plain JSON values; `efficiency_from_json` gives it back."""
+    # not dataclasses.asdict: that copies each of 100 000 numbers
+    document = _shallow(efficiency)
+    document["families"] = {name: _shallow(row) for name, row in efficiency.families.items()}
+    document["merged"] = dict(efficiency.merged)
+    document["layout"] = None if efficiency.layout is None else _shallow(efficiency.layout)
+    return document
+
+
+def _shallow(value: Efficiency | FamilyModel | Layout) -> dict[str, Any]:
+    return {field.name: getattr(value, field.name) for field in fields(value)}
 
 
 def efficiency_from_json(document: Any, where: str) -> Efficiency:
@@ -135,6 +150,11 @@ class _Reader:
     def numbers(self, value: Any, at: str) -> tuple[float, ...]:
         if not isinstance(value, list | tuple):
             raise self.error(at, "a list of numbers", value)
+        if set(map(type, value)) <= {float, int}:
+            numbers = tuple(map(float, value))
+            # a sum is finite only where every term is, and one look is enough for a good document
+            if math.isfinite(math.fsum(numbers) if len(numbers) < 2 else sum(numbers)):
+                return numbers
         return tuple(self.number(item, f"{at}[{n}]") for n, item in enumerate(value))
 
     def text(self, value: Any, at: str) -> str:

@@ -66,6 +66,36 @@ def _waves(rows: int, cols: int, units: int) -> Feature:
     return feature
 
 
+def _patches(side: int) -> Callable[[FloatArray], FloatArray]:
+    """Squares of side x side output positions that cover all images; 1 without a window.
+
+    Winograd's convolutions compute such squares whole, of 2 and of 4 for 3x3 windows: F(2x2, 3x3)
+    and F(4x4, 3x3) in Lavin and Gray 2016 (arXiv 1509.09308), which cuDNN offers both.
+    """
+
+    def count(dims: FloatArray) -> FloatArray:
+        width = dims[..., Dim.WIDTH]
+        height = dims[..., Dim.INNER] / width
+        squares = dims[..., Dim.IMAGES] * np.ceil(height / side) * np.ceil(width / side)
+        patches: FloatArray = np.where(dims[..., Dim.TAPS] > 1.0, squares, 1.0)
+        return patches
+
+    return count
+
+
+def _patch_padding(side: int) -> Feature:
+    """Log of what covering the images by such squares adds; 0 without a window."""
+
+    def feature(dims: FloatArray) -> FloatArray:
+        covered = _patches(side)(dims) * side**2
+        padding: FloatArray = np.where(
+            dims[..., Dim.TAPS] > 1.0, _log(covered / dims[..., Dim.ROWS]), 0.0
+        )
+        return padding
+
+    return feature
+
+
 def _bind(
     function: Callable[..., FloatArray], of: Callable[[FloatArray], FloatArray], *args: int
 ) -> Feature:
@@ -121,4 +151,7 @@ def features_of(contraction: bool, units: int) -> dict[str, Feature]:
             found[f"cols_aligned_{step}"] = _bind(_aligned, _column(Dim.COLS), step)
         for rows, cols in ((32, 32), (64, 64), (128, 64), (128, 128)):
             found[f"waves_{rows}x{cols}"] = _waves(rows, cols, units)
+        for side in (2, 4):
+            found[f"log_patches_{side}"] = _bind(_log, _patches(side))
+            found[f"patch_padding_{side}"] = _patch_padding(side)
     return found

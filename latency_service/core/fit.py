@@ -22,9 +22,11 @@ from latency_service.core.sample import REORDERS, Sample, Workload, workload_gra
 from latency_service.core.units import BYTES_PER_ELEMENT
 
 _FOLDS = 5
+# Most support points of a family that only moves memory.
+_SMOOTH = 96
 _STEPS, _RATE = 70, 0.12
-# Samples used for the length scales; more make them no better.
-_LEARN_FROM = 320
+# Significant digits that a profile stores.
+_LENGTH_DIGITS, _POINT_DIGITS, _WEIGHT_DIGITS = 5, 4, 6
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,12 +36,19 @@ class Settings:
     Attributes:
         units: processors that share a kernel's tiles; 1 on a CPU.
         support: most support points of a family.
+        learn_from: most samples that the length scales are learned from.
         resolution_s: of the clock that took the samples.
     """
 
     units: int = 1
     support: int = 256
+    learn_from: int = 320
     resolution_s: float = 0.5e-6
+
+
+def gpu_settings(units: int) -> Settings:
+    """Settings for a GPU of so many multiprocessors, whose convolutions need more of everything."""
+    return Settings(units=units, support=384, learn_from=640)
 
 
 def fit_family(
@@ -67,27 +76,38 @@ def fit_family(
     names = tuple(name for name, column in columns.items() if np.ptp(column) > 1e-9)
     raw = np.stack([columns[name] for name in names], axis=1) if names else np.zeros((len(dims), 0))
     jitter = (settings.resolution_s / seconds) ** 2
-    process = _learn(raw, target, jitter, seed)
+    if settings.units > 1:
+        base_s = plain.base_s(dims, itemsize)
+        process, jitter = _learn_delayed(raw, target, jitter, base_s, settings, seed)
+    else:
+        process = _learn(raw, target, jitter, np.zeros(len(seconds)), settings.learn_from, seed)
     left_out = _cross_validate(process, raw, target, jitter, settings, seed)
-    points, weights = process.project(raw, target, jitter, settings.support)
-    spread = float(np.sqrt(np.mean(np.clip(left_out, -1.0, 1.0) ** 2)))
+    # what only moves memory is smooth: a few points describe it
+    support = settings.support if contraction else min(settings.support, _SMOOTH)
+    points, weights = process.project(raw, target, jitter, support)
+    # what the clock cannot resolve says nothing about the fit
+    told = left_out[seconds > 5 * settings.resolution_s]
+    told = told if told.size >= 5 else left_out
+    spread = float(np.sqrt(np.mean(np.clip(told, -1.0, 1.0) ** 2)))
     model = FamilyModel(
         *base,
         settings.units,
         names,
-        tuple(_rounded(process.lengths, 5)),
-        tuple(tuple(_rounded(point, 4)) for point in points),
-        tuple(_rounded(weights, 6)),
+        tuple(process.lengths.tolist()),
+        tuple(map(tuple, points.tolist())),
+        tuple(_rounded(weights, _WEIGHT_DIGITS).tolist()),
         float(process.mean),
         spread,
-        float(np.median(np.abs(np.exp(-left_out) - 1.0))),
+        float(np.median(np.abs(np.exp(-told) - 1.0))),
         len(seconds),
     )
     return model, left_out
 
 
-def _rounded(values: FloatArray, digits: int) -> list[float]:
-    return [float(f"{value:.{digits}g}") for value in values]
+def _rounded(values: FloatArray, digits: int) -> FloatArray:
+    """The values with so many significant digits."""
+    rounded = [float(f"{value:.{digits}g}") for value in values.ravel()]
+    return np.array(rounded, dtype=np.float64).reshape(values.shape)
 
 
 def _base(
@@ -111,20 +131,26 @@ def _base(
 
 @dataclass(slots=True)
 class _Process:
-    """A Gaussian process: amplitude and noise are standard deviations."""
+    """A Gaussian process: amplitude, noise and delay are standard deviations.
+
+    The noise is that of the logarithm; the delay adds to the time, in units of `_learn`'s exposure.
+    """
 
     lengths: FloatArray
     amplitude: float
     noise: float
+    delay: float
     mean: float
 
     def project(
         self, raw: FloatArray, target: FloatArray, jitter: FloatArray, most: int
     ) -> tuple[FloatArray, FloatArray]:
-        """(M, D) support points in units of the lengths, and their (M,) weights."""
+        """(M, D) support points in units of the lengths, and their (M,) weights.
+
+        Weights are solved for the points as a profile stores them: rounded ones err less that way.
+        """
         x = raw / self.lengths
-        chosen = _pivots(x, most)
-        points = x[chosen]
+        points = _rounded(x[_pivots(x, most)], _POINT_DIGITS)
         cross = kernel(x, points) * self.amplitude**2  # (N, M)
         inner = kernel(points, points) * self.amplitude**2
         precision = 1.0 / (self.noise**2 + jitter)
@@ -156,49 +182,92 @@ def _pivots(x: FloatArray, most: int) -> list[int]:
     return chosen
 
 
-def _learn(raw: FloatArray, target: FloatArray, jitter: FloatArray, seed: int) -> _Process:
+def _learn_delayed(
+    raw: FloatArray,
+    target: FloatArray,
+    jitter: FloatArray,
+    base_s: FloatArray,
+    settings: Settings,
+    seed: int,
+) -> tuple[_Process, FloatArray]:
+    """The process of kernels that a host starts, and the variance of each sample.
+
+    Short GPU kernels scatter more than long ones, by about as many seconds, and no known shape
+    explains it: their noise is a delay. The time that it adds to is predicted twice, by the base
+    and then by what was learned with it.
+    """
+    expected = base_s
+    for learn_from in (settings.learn_from // 2, settings.learn_from):
+        exposure = expected.min() / expected
+        process = _learn(raw, target, jitter, exposure, learn_from, seed)
+        variance = jitter + (process.delay * exposure) ** 2
+        fitted = process.project(raw, target, variance, settings.support)
+        expected = base_s * np.exp(process.predict(*fitted, raw))
+    return process, variance
+
+
+def _learn(
+    raw: FloatArray,
+    target: FloatArray,
+    jitter: FloatArray,
+    exposure: FloatArray,
+    learn_from: int,
+    seed: int,
+) -> _Process:
     """Length scales, amplitude and noise that make the samples likeliest.
 
     Gradient ascent (Adam) on the logarithms, with a weak prior on length scales of three standard
     deviations of the feature: a feature that explains nothing drifts to a long one.
+
+    Args:
+        jitter: (N,) known variance of each sample.
+        exposure: (N,) share of a sample's time that a delay of fixed length would be; 0 for none.
     """
     rng = np.random.default_rng(seed)
     spread = raw.std(axis=0)
     mean = float(np.median(target))
-    size = min(len(raw), _LEARN_FROM)
+    size = min(len(raw), learn_from)
     rows = rng.permutation(len(raw))[:size]
     z = raw[rows] / spread
     y = target[rows] - mean
     scale = max(float(y.std()), 0.02)
-    extra = jitter[rows]
+    extra, exposed = jitter[rows], exposure[rows] ** 2
     features = z.shape[1]
     prior = np.full(features, np.log(3.0))
-    theta = np.concatenate([prior, [np.log(scale), np.log(0.3 * scale)]])
+    theta = np.concatenate([prior, np.log([scale, 0.3 * scale, 0.3 * scale])])
     moment, square = np.zeros_like(theta), np.zeros_like(theta)
     gaps = (z[:, None, :] - z[None, :, :]) ** 2  # (n, n, F)
     for step in range(1, _STEPS + 1):
-        gradient = _gradient(theta, gaps, y, extra, prior)
+        gradient = _gradient(theta, gaps, y, extra, exposed, prior)
         moment += 0.1 * (gradient - moment)
         square += 0.01 * (gradient**2 - square)
         rate = _RATE * (1.0 if step < 0.6 * _STEPS else 0.3)
         theta += rate * (moment / (1 - 0.9**step)) / (np.sqrt(square / (1 - 0.99**step)) + 1e-9)
         theta[:features] = np.clip(theta[:features], np.log(0.2), np.log(100.0))
-        theta[-2] = np.clip(theta[-2], np.log(0.02), np.log(3.0))
-        theta[-1] = np.clip(theta[-1], np.log(0.005), np.log(1.0))
-    lengths = np.exp(theta[:features]) * spread
-    return _Process(lengths, float(np.exp(theta[-2])), float(np.exp(theta[-1])), mean)
+        theta[-3] = np.clip(theta[-3], np.log(0.02), np.log(3.0))
+        theta[-2] = np.clip(theta[-2], np.log(0.005), np.log(1.0))
+        theta[-1] = np.clip(theta[-1], np.log(0.001), np.log(10.0))
+    lengths = _rounded(np.exp(theta[:features]) * spread, _LENGTH_DIGITS)
+    amplitude, noise, delay = map(float, np.exp(theta[-3:]))
+    return _Process(lengths, amplitude, noise, delay, mean)
 
 
 def _gradient(
-    theta: FloatArray, gaps: FloatArray, y: FloatArray, extra: FloatArray, prior: FloatArray
+    theta: FloatArray,
+    gaps: FloatArray,
+    y: FloatArray,
+    extra: FloatArray,
+    exposed: FloatArray,
+    prior: FloatArray,
 ) -> FloatArray:
     """Of the log marginal likelihood, by theta."""
     features = gaps.shape[2]
     precision = np.exp(-2.0 * theta[:features])
-    signal = np.exp(2.0 * theta[-2] - 0.5 * (gaps @ precision))
-    noise = np.exp(2.0 * theta[-1])
+    signal = np.exp(2.0 * theta[-3] - 0.5 * (gaps @ precision))
+    noise = np.exp(2.0 * theta[-2])
+    delay = np.exp(2.0 * theta[-1]) * exposed
     covariance = signal.copy()
-    covariance[np.diag_indices_from(covariance)] += noise + extra + 1e-8
+    covariance[np.diag_indices_from(covariance)] += noise + delay + extra + 1e-8
     inverse = np.linalg.inv(covariance)
     alpha = inverse @ y
     outer = np.outer(alpha, alpha) - inverse
@@ -207,7 +276,8 @@ def _gradient(
     by_length -= (theta[:features] - prior) / 1.0
     by_amplitude = weighted.sum()
     by_noise = np.trace(outer) * noise
-    return np.concatenate([by_length, [by_amplitude, by_noise]])
+    by_delay = np.diagonal(outer) @ delay
+    return np.concatenate([by_length, [by_amplitude, by_noise, by_delay]])
 
 
 def _cross_validate(
@@ -289,8 +359,8 @@ def sample_geometry(sample: Sample) -> tuple[str, tuple[float, ...], bool]:
 def merged_costs(samples: Sequence[Sample]) -> dict[str, float]:
     """Seconds per output element of operators that a contraction merges, by "dtype sequence".
 
-    A workload is measured with and without them; what they add is divided by what they touch, and
-    the samples' sum counts, so that large outputs weigh most. Never less than nothing.
+    A workload is measured with and without them; what they add is divided by what they touch. Of
+    several workloads the median counts, so that one disturbed pair does no harm. Never negative.
     """
     plain = {_key(s.workload): s.latency_s for s in samples if not s.workload.merges}
     added: dict[str, list[tuple[float, float]]] = {}
@@ -303,7 +373,7 @@ def merged_costs(samples: Sequence[Sample]) -> dict[str, float]:
         name = " ".join((work.dtype, work.op, *work.merges))
         added.setdefault(name, []).append((sample.latency_s - alone, elements))
     return {
-        name: max(sum(seconds for seconds, _ in rows) / sum(count for _, count in rows), 0.0)
+        name: max(float(np.median([seconds / count for seconds, count in rows])), 0.0)
         for name, rows in added.items()
     }
 

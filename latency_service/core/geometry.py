@@ -202,7 +202,7 @@ def _product(node: Node) -> Row:
         batch, rows = 1, math.prod(out[:-1])
     depth = _depth(node, rows * batch)
     work = 2.0 * batch * rows * depth * cols
-    dims = _row(node, batch=batch, rows=rows, depth=depth, cols=cols, inner=cols, work=work)
+    dims = _row(node, batch=batch, rows=rows, depth=depth, cols=cols, work=work)
     op = {"FusedMatMul": "MatMul", "FusedGemm": "Gemm"}.get(node.layer.op, node.layer.op)
     if op == "MatMul":
         op = "MatMul/activations" if weight is None else "MatMul/learned"

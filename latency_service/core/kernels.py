@@ -173,10 +173,8 @@ def _fallbacks(family: str, node: Node) -> tuple[str, ...]:
     """Families to try in turn: other forms of the operator, then one that is alike."""
     op, _, kind = family.partition("/")
     tried = [family]
-    if kind:
+    if kind and op != "Conv":
         tried.append(op)
-    if op == "Conv":
-        tried += ["Conv/dense"]
     if op in ("MatMul", "Gemm"):
         tried += ["MatMul/learned", "Gemm", "MatMul/activations"]
     alike = _ALIKE.get(op)

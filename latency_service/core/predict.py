@@ -23,6 +23,10 @@ Places = npt.NDArray[np.int64]
 
 # Relative spread of a kernel that no measured family describes.
 _UNKNOWN_SPREAD = 1.0
+# A family that stands in for another one is this much less certain.
+_ALIKE_SPREAD = 2.0
+# No interval is given where kernels that were not measured take a larger share than this.
+_MOST_UNKNOWN = 0.05
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,7 +102,9 @@ class Predictor:
             if group.exact:
                 continue
             families = sorted({self.kernels.families[k] for k in group.kernels})
-            charged = f"like {group.name}" if group.name else "their bytes at memory bandwidth"
+            charged = (
+                f"like {group.name}" if group.name else "the roofline, launched like an addition"
+            )
             said.append(
                 f"kernels of {', '.join(families)} were not measured on this device; "
                 f"charged {charged}"
@@ -145,12 +151,12 @@ class Predictor:
         for group in self.assigned:
             rows = np.array(group.kernels, dtype=np.int64)
             if group.model is None:
-                seconds[rows] = self._by_bandwidth(group, dims[rows])
+                seconds[rows] = self._unmeasured(group, dims[rows])
                 spread[rows] = _UNKNOWN_SPREAD
             else:
-                seconds[rows] = group.model.seconds(dims[rows], self._itemsize(group))
+                seconds[rows] = self._like(group, dims[rows])
                 fixed[rows] = group.model.fixed_s
-                spread[rows] = group.model.spread if group.exact else _UNKNOWN_SPREAD
+                spread[rows] = group.model.spread * (1.0 if group.exact else _ALIKE_SPREAD)
         seconds += self._per_element * dims[:, Dim.OUT_ELEMENTS] + self.efficiency.dispatch_s
         runs = kernels.times * alive[kernels.layers]
         fixed = np.minimum(fixed + self.efficiency.dispatch_s, 0.5 * seconds)
@@ -170,11 +176,33 @@ class Predictor:
     def _itemsize(self, group: Assigned) -> float:
         return BYTES_PER_ELEMENT[self.kernels.dtypes[group.kernels[0]]]
 
-    def _by_bandwidth(self, group: Assigned, dims: FloatArray) -> FloatArray:
-        seconds: FloatArray = (
-            moved_bytes(dims, self._itemsize(group)) / self.efficiency.levels[-1][1]
-        )
-        return seconds
+    def _like(self, group: Assigned, dims: FloatArray) -> FloatArray:
+        """Seconds by the group's model; one that stands in for another moves all bytes at least."""
+        assert group.model is not None
+        seconds = group.model.seconds(dims, self._itemsize(group))
+        return seconds if group.exact else np.maximum(seconds, self._least(group, dims))
+
+    def _least(self, group: Assigned, dims: FloatArray) -> FloatArray:
+        sets = moved_bytes(dims, self._itemsize(group))
+        least: FloatArray = sets / self.bandwidths(sets)
+        return least
+
+    def _unmeasured(self, group: Assigned, dims: FloatArray) -> FloatArray:
+        """The roofline of the best rates measured, with the fixed time of an addition."""
+        dtype = self.kernels.dtypes[group.kernels[0]]
+        models = self.efficiency.families
+        like = next((models[n] for n in (f"{dtype} Add", f"{dtype} Relu") if n in models), None)
+        bandwidth = self.efficiency.levels[-1][1] if like is None else like.bytes_per_s
+        rates = [
+            model.flops_per_s
+            for name, model in models.items()
+            if model.flops_per_s is not None and name.startswith(f"{dtype} ")
+        ]
+        seconds = moved_bytes(dims, self._itemsize(group)) / bandwidth
+        if rates:
+            seconds = np.maximum(seconds, dims[..., Dim.WORK] / max(rates))
+        total: FloatArray = seconds + (0.0 if like is None else like.fixed_s)
+        return total
 
     def totals_s(self, counts: FloatArray) -> FloatArray:
         """(N,) seconds of the whole network at (N, G) live channels."""
@@ -208,6 +236,8 @@ class Predictor:
             value = self._plain(group, dims, itemsize)
             if group.model is not None and group.model.weights:
                 value = value * np.exp(_table(group.model, row, follows, ins, outs))
+            if not group.exact:
+                value = np.maximum(value, self._least(group, dims))
             column = (value + self._extra(position, dims))[at_in, at_out]
         else:
             dims = _scaled(row, follows, ins[at_in], outs[at_out])  # (N, D)
@@ -215,13 +245,15 @@ class Predictor:
             if group.model is not None and group.model.weights:
                 correction = _table(group.model, row, follows, ins, outs, (at_in, at_out))
                 value = value * np.exp(correction)
+            if not group.exact:
+                value = np.maximum(value, self._least(group, dims))
             column = value + self._extra(position, dims)
         result: FloatArray = column * kernels.times[position] * alive
         return result
 
     def _plain(self, group: Assigned, dims: FloatArray, itemsize: float) -> FloatArray:
         if group.model is None:
-            return self._by_bandwidth(group, dims)
+            return self._unmeasured(group, dims)
         base: FloatArray = group.model.base_s(dims, itemsize) * np.exp(group.model.mean)
         return base
 
@@ -313,8 +345,8 @@ def _factor(x: FloatArray, points: FloatArray) -> FloatArray:
 
 def interval_s(
     predictor: Predictor, structure: Structure, level_deviations: float = 1.645
-) -> tuple[float, float]:
-    """90 % interval of a network's latency.
+) -> tuple[float, float] | None:
+    """90 % interval of a network's latency; None where too much of it was never measured.
 
     Kernels of one shape err alike; those of different shapes independently; and all of a network
     together by what the efficiency model calls its shared spread.
@@ -322,6 +354,9 @@ def interval_s(
     total = float(structure.seconds.sum())
     if total <= 0:
         return 0.0, 0.0
+    unknown = [k for group in predictor.assigned if group.model is None for k in group.kernels]
+    if float(structure.seconds[unknown].sum()) > _MOST_UNKNOWN * total:
+        return None
     alike: dict[tuple[str, bytes], float] = {}
     for family, dims, seconds, spread in zip(
         predictor.kernels.families, structure.dims, structure.seconds, structure.spread, strict=True

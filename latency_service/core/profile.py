@@ -13,12 +13,12 @@ import json
 import math
 import re
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from datetime import datetime
 from typing import Any
 
 from latency_service.core.efficiency import Efficiency
-from latency_service.core.efficiency_json import efficiency_from_json
+from latency_service.core.efficiency_json import efficiency_from_json, efficiency_to_json
 from latency_service.core.errors import MissingRateError, OptionError, ProfileError
 from latency_service.core.units import BYTES_PER_ELEMENT
 
@@ -121,6 +121,9 @@ class FusionRules:
     source: str = ""
 
 
+_FUSION_LISTS = frozenset(FusionRules.__dataclass_fields__) - {"origin", "source"}
+
+
 @dataclass(frozen=True, slots=True)
 class Profile:
     """The rooflines of a device under one runtime.
@@ -136,14 +139,20 @@ class Profile:
     compute: tuple[ComputeRate, ...]
     fusion: FusionRules | None = None
     efficiency: Efficiency | None = None
+    _digest: str | None = field(default=None, init=False, repr=False, compare=False)
 
     @property
     def digest(self) -> str:
         """SHA-256 over everything the profile says, as "sha256:<hex>"."""
-        text = json.dumps(
-            profile_to_json(self), sort_keys=True, separators=(",", ":"), ensure_ascii=True
-        )
-        return "sha256:" + hashlib.sha256(text.encode()).hexdigest()
+        if self._digest is None:
+            text = json.dumps(
+                profile_to_json(self), sort_keys=True, separators=(",", ":"), ensure_ascii=True
+            )
+            found = "sha256:" + hashlib.sha256(text.encode()).hexdigest()
+            # an efficiency model has 100 000 numbers, and appending asks several times
+            object.__setattr__(self, "_digest", found)
+            return found
+        return self._digest
 
     def rate(self, dtype: str, math: str | None = None) -> tuple[ComputeRate, str | None]:
         """The compute rate for tensors of `dtype`, and the assumption it rests on, if any.
@@ -220,11 +229,12 @@ def profile_to_json(profile: Profile) -> dict[str, Any]:
     What a profile does not have is left out where an earlier release did not know it, so that a
     digest stays what it was.
     """
-    document = asdict(profile)
-    if profile.efficiency is None:
-        del document["efficiency"]
+    document = asdict(replace(profile, efficiency=None))
+    del document["efficiency"], document["_digest"]
+    if profile.efficiency is not None:
+        document["efficiency"] = efficiency_to_json(profile.efficiency)
     if document["fusion"] is not None:
-        for name in ("sequences", "patterns"):
+        for name in _FUSION_LISTS - {"fold", "fuse"}:
             if not document["fusion"][name]:
                 del document["fusion"][name]
     return document
@@ -267,16 +277,25 @@ def profile_from_json(document: Mapping[str, Any], where: str = "profile") -> Pr
     )
 
 
+def check_device_name(name: str, where: str) -> None:
+    """Refuse what cannot be a device's slug or alias.
+
+    Raises:
+        ProfileError: naming the device.
+    """
+    if not _SLUG.fullmatch(name):
+        raise ProfileError(
+            f"{where}: device name {name!r} must be lower-case letters, digits, dots and hyphens, "
+            "as in 'v100-sxm2-16gb'"
+        )
+
+
 def _device(reader: _Reader, table: Mapping[str, Any]) -> Device:
     reader.only(table, "device.", set(Device.__dataclass_fields__))
     slug = reader.text(table, "slug", "device.")
     aliases = tuple(alias.lower() for alias in reader.texts(table, "aliases", "device."))
     for name in (slug, *aliases):
-        if not _SLUG.fullmatch(name):
-            raise ProfileError(
-                f"{reader.where}: device name {name!r} must be lower-case letters, digits, dots "
-                "and hyphens, as in 'v100-sxm2-16gb'"
-            )
+        check_device_name(name, reader.where)
     facts = table.get("facts", {})
     if not isinstance(facts, Mapping) or not all(isinstance(f, Mapping) for f in facts.values()):
         raise ProfileError(f"{reader.where}: device.facts must be a table of tables")
@@ -335,11 +354,9 @@ def _rate(reader: _Reader, row: Any, at: str) -> ComputeRate:
 
 def _fusion(reader: _Reader, table: Mapping[str, Any]) -> FusionRules:
     reader.only(table, "fusion.", set(FusionRules.__dataclass_fields__))
+    lists: dict[str, Any] = {n: reader.texts(table, n, "fusion.") for n in _FUSION_LISTS}
     return FusionRules(
-        fold=reader.texts(table, "fold", "fusion."),
-        fuse=reader.texts(table, "fuse", "fusion."),
-        sequences=reader.texts(table, "sequences", "fusion."),
-        patterns=reader.texts(table, "patterns", "fusion."),
+        **lists,
         origin=reader.origin(table, "fusion."),
         source=reader.text(table, "source", "fusion.", default=""),
     )

@@ -127,7 +127,9 @@ def sample_from_json(row: Any, where: str = "sample") -> Sample:
         raise SampleError(f"{where}: rounds_s must be a list of numbers; it is {rounds!r:.80}")
     outputs = _shapes(row, "outputs", where) if row.get("outputs") else ()
     merges = row.get("merges", [])
-    if not isinstance(merges, list) or not all(merged in OPS for merged in merges):
+    if not isinstance(merges, list) or not all(
+        isinstance(merged, str) and merged.removesuffix("/learned") in OPS for merged in merges
+    ):
         raise SampleError(f"{where}: merges must list operators; it is {merges!r:.80}")
     work = Workload(
         op, inputs, dict(attributes), str(dtype), tuple(learned), outputs, tuple(merges)

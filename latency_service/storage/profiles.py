@@ -30,7 +30,7 @@ from latency_service.storage.catalogue import (
 )
 from latency_service.storage.engine import LOCK_REVISIONS, reading, writing
 from latency_service.storage.ledger import Ledger, check_profile, device_names
-from latency_service.storage.samples import read_samples, write_samples
+from latency_service.storage.samples import Elsewhere, read_samples, write_samples
 from latency_service.storage.tables import aliases, devices, revisions
 
 __all__ = ["Catalogue", "ProfileRepository"]
@@ -104,10 +104,18 @@ class ProfileRepository:
                 write_samples(connection, revision_id, samples, samples_source, samples_digest)
         return revision, True
 
-    def seed(self, profiles: Iterable[Profile], origin: str = "datasheet") -> int:
+    def seed(
+        self,
+        profiles: Iterable[Profile],
+        origin: str = "datasheet",
+        samples: Sequence[Elsewhere] | None = None,
+    ) -> int:
         """Append those of many profiles that are not there yet, all or none.
 
         Several processes may do it at once. When there is nothing to append it only reads.
+
+        Args:
+            samples: for each profile, where the measurements behind it are published.
 
         Returns:
             How many were appended.
@@ -125,14 +133,24 @@ class ProfileRepository:
                 return 0
         with writing(self._engine, lock=LOCK_REVISIONS) as connection:
             ledger = Ledger(connection, slugs)
-            new = [profile for profile in profiles if ledger.find(profile) is None]
             appended = 0
-            for profile in new:
-                # One that is there twice in `profiles` is new only once.
+            for n, profile in enumerate(profiles):
                 if ledger.find(profile) is None:
-                    ledger.append(profile, origin)
+                    revision_id, _ = ledger.append(profile, origin)
+                    if samples is not None:
+                        write_samples(connection, revision_id, [], *samples[n])
                     appended += 1
         return appended
+
+    def has_all(self, wanted: Iterable[tuple[str, str, str]]) -> bool:
+        """Whether there is a revision of each (device, runtime, digest)."""
+        keys = set(wanted)
+        columns = revisions.c
+        query = select(columns.device, columns.runtime, columns.digest).where(
+            columns.digest.in_(sorted(digest for _, _, digest in keys))
+        )
+        with reading(self._engine) as connection:
+            return keys <= {tuple(row) for row in connection.execute(query)}
 
     def resolve(self, name: str) -> str:
         """The slug of a device by its slug or an alias.

@@ -9,12 +9,23 @@ import hashlib
 import json
 import zlib
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from sqlalchemy import Connection, insert, select
 
 from latency_service.core.errors import ProfileError
 from latency_service.storage import tables
+
+
+class Elsewhere(NamedTuple):
+    """Samples that are published somewhere else and not kept here.
+
+    Attributes:
+        digest: of their own document.
+    """
+
+    source: str
+    digest: str
 
 
 def write_samples(

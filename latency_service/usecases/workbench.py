@@ -6,7 +6,7 @@ import hashlib
 import logging
 import threading
 import time
-from collections.abc import Hashable
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Generic, TypeVar
@@ -23,7 +23,9 @@ from latency_service.storage.engine import make_engine
 from latency_service.storage.graphs import GraphStore
 from latency_service.storage.migrate import upgrade
 from latency_service.storage.profiles import Catalogue, ProfileRepository
-from latency_service.storage.seeds import read_profiles
+from latency_service.storage.published import published_files
+from latency_service.storage.samples import Elsewhere
+from latency_service.storage.seeds import read_profiles, shipped_profiles_folder
 from latency_service.storage.tokens import TokenStore
 
 logger = logging.getLogger(__name__)
@@ -154,18 +156,31 @@ def prepare_database(engine: Engine, profiles: ProfileRepository, settings: Sett
         How many revisions were appended.
     """
     upgrade(engine)
-    shipped = read_profiles(settings.profiles_directory)
+    folder = settings.profiles_directory or shipped_profiles_folder()
+    shipped = read_profiles(folder)
     try:
-        return profiles.seed(shipped)
+        appended = profiles.seed(shipped)
     except ConflictError:
         # a name that a release claims and the user already gave away must not keep the service
         # from starting: the user's device stays, the shipped one waits
-        return sum(_seed_one(profiles, profile) for profile in shipped)
+        appended = sum(_seed_one(profiles, profile) for profile in shipped)
+    # after the data sheets: they are the revisions with the lower numbers
+    files = published_files(folder)
+    if not profiles.has_all(file.key for file in files):
+        for file in files:
+            found = file.read()
+            appended += _seed_one(profiles, found.profile, "published", [found.samples])
+    return appended
 
 
-def _seed_one(profiles: ProfileRepository, profile: Profile) -> int:
+def _seed_one(
+    profiles: ProfileRepository,
+    profile: Profile,
+    origin: str = "datasheet",
+    samples: Sequence[Elsewhere] | None = None,
+) -> int:
     try:
-        return profiles.seed([profile])
+        return profiles.seed([profile], origin, samples)
     except ConflictError as error:
         logger.warning("profile %s was not loaded: %s", profile.device.slug, error)
         return 0

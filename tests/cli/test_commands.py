@@ -22,9 +22,10 @@ def ok(result) -> str:
 
 @pytest.mark.parametrize(
     "command",
-    ["", "serve", "estimate", "coefficients", "score", "groups", "devices", "devices list",
-     "devices show", "devices import", "devices export", "tokens create", "tokens list",
-     "tokens revoke", "database upgrade"],
+    ["", "serve", "estimate", "coefficients", "score", "groups", "calibrate", "refit", "validate",
+     "devices",
+     "devices list", "devices show", "devices import", "devices export", "tokens create",
+     "tokens list", "tokens revoke", "database upgrade"],
 )  # fmt: skip
 def test_every_command_explains_itself(run: Run, command: str) -> None:
     assert "Usage" in ok(run(*command.split(), "--help"))

@@ -18,6 +18,7 @@ from latency_service.core.errors import (
 )
 from latency_service.storage.engine import make_engine, writing
 from latency_service.storage.profiles import ProfileRepository
+from latency_service.storage.samples import Elsewhere
 from latency_service.storage.seeds import read_profiles
 from tests.contracts.builders import profile
 
@@ -318,6 +319,19 @@ class TestSeeding:
         assert repository.epoch() == epoch
         assert repository.seed([*seeds, profile("device-1", "morphnet")]) == 1
         assert repository.get("D1", 2).runtime == "morphnet"
+
+    def test_seeds_say_where_their_samples_are_published(self, repository: ProfileRepository):
+        seeds = [profile("a", "pytorch-eager-cuda"), profile("b", "pytorch-eager-cuda")]
+        keys = [(p.device.slug, p.runtime, p.digest) for p in seeds]
+        assert repository.has_all([])
+        assert not repository.has_all(keys)
+
+        repository.seed(seeds, "published", [Elsewhere(n, f"sha256:{n}") for n in ("x", "y")])
+
+        assert repository.has_all(keys)
+        assert not repository.has_all([*keys, ("a", "ideal", keys[0][2])])
+        assert repository.get("b", 1).origin == "published"
+        assert repository.samples("b", 1) == {"samples": [], "source": "y", "digest": "sha256:y"}
 
     def test_all_or_none(self, repository: ProfileRepository):
         clash = [profile("a", aliases=("x",)), profile("b", aliases=("x",))]

@@ -1,0 +1,1 @@
+"""Measuring a device: microbenchmarks, their timing, and what they say about the machine."""

@@ -1,0 +1,151 @@
+"""What executes a microbenchmark: one module and one row each.
+
+A backend makes a workload ready to run and says how long its kernels took. Modules are imported on
+use; a framework that is not installed is a sentence, not a traceback.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple, Protocol
+
+from latency_service.calibration.measurement import Rate
+from latency_service.core.efficiency import Layout
+from latency_service.core.errors import MissingExtraError, OptionError
+from latency_service.core.profile import FusionRules
+from latency_service.core.sample import Workload
+
+
+class Run(NamedTuple):
+    """Kernel times of one run.
+
+    Attributes:
+        kernel_s: of the workload itself, once.
+        to_blocks_s, from_blocks_s: of a layout reorder of its input and its output; 0 without.
+        clean: whether nothing disturbed it.
+    """
+
+    kernel_s: float
+    to_blocks_s: float
+    from_blocks_s: float
+    clean: bool
+
+
+class Prepared(Protocol):
+    """A workload that is ready to run.
+
+    Attributes:
+        most_runs: how often it is worth running in one round.
+    """
+
+    most_runs: int
+
+    def run(self) -> float:
+        """Run once; wall seconds, for planning only."""
+        ...
+
+    def finish(self) -> list[Run]:
+        """Release it; what every run took, in order."""
+        ...
+
+
+class Backend(Protocol):
+    """Runs workloads one at a time, on one device, with a fixed number of threads.
+
+    Kernel times leave out what the measurement itself adds. A workload that the runtime cannot run
+    raises CalibrationError from `prepare`, and nothing else does. Nothing is measured at import.
+    """
+
+    @property
+    def runtime(self) -> str:
+        """Name of the runtime in a profile ("onnxruntime-cpu-1-thread")."""
+        ...
+
+    @property
+    def kind(self) -> str:
+        """Of the device: "cpu" or "gpu"."""
+        ...
+
+    @property
+    def units(self) -> int:
+        """Processors that share a kernel's tiles; 1 on a CPU."""
+        ...
+
+    @property
+    def resolution_s(self) -> float:
+        """Of the clock that times kernels."""
+        ...
+
+    def prepare(self, work: Workload) -> Prepared:
+        """Make a workload ready."""
+        ...
+
+    def discover(self, dtype: str) -> tuple[FusionRules, Layout | None]:
+        """What the runtime merges, and how it stores images."""
+        ...
+
+    def levels(self, seconds: float) -> tuple[tuple[float, Rate], ...]:
+        """Bandwidth of the device's memory by working set.
+
+        Args:
+            seconds: to spend on it.
+
+        Returns:
+            (working set in bytes, rate) ascending; the last is main memory.
+        """
+        ...
+
+    def facts(self) -> Mapping[str, Any]:
+        """Versions and settings that the numbers depend on."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """A backend of the registry.
+
+    Attributes:
+        module: with a function `open(provider, threads)`.
+        extra: the extra of this distribution that installs its framework; None: the base does.
+    """
+
+    module: str
+    extra: str | None
+
+
+BACKENDS: Mapping[str, Row] = {
+    "onnxruntime": Row("latency_service.calibration.backends.onnxruntime_backend", None),
+    "torch": Row("latency_service.calibration.backends.torch_backend", "torch"),
+}
+
+
+def open_backend(name: str, provider: str | None = None, threads: int = 1) -> Backend:
+    """A backend by name.
+
+    Raises:
+        OptionError: for an unknown name or a provider that is not installed.
+        MissingExtraError: if its framework is not installed.
+    """
+    row = BACKENDS.get(name)
+    if row is None:
+        raise OptionError(f"runtime {name!r}: choose one of {', '.join(BACKENDS)}")
+    if threads < 1:
+        raise OptionError(f"threads is {threads}; it must be at least 1")
+    try:
+        module = importlib.import_module(row.module)
+    except ImportError as error:
+        if row.extra is None:
+            raise
+        raise MissingExtraError(
+            f"calibration backend {name!r} is not installed ({error}). "
+            f"Run: pip install 'latency-service[{row.extra}]'"
+        ) from None
+    backend: Backend = module.open_backend(provider, threads)
+    return backend
+
+
+def names(backends: Mapping[str, Row] = BACKENDS) -> Sequence[str]:
+    """Names of all backends."""
+    return tuple(backends)

@@ -1,0 +1,244 @@
+"""Workloads as ONNX models.
+
+A model holds the operator once, or several times with operands of its own: in a network a layer's
+weights have left the first caches when it runs again, and of a small operator one run alone would
+time little but the call. Data are random, so that no runtime takes a short cut.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from onnx import NodeProto, TensorProto, helper, numpy_helper
+
+from latency_service.core.ops import OPS
+from latency_service.core.sample import Workload
+
+Array = npt.NDArray[Any]
+
+# Weights of a workload's copies together: small ones stay within reach of the last cache, as a
+# small network's do; large ones come from main memory.
+_SMALL_WEIGHTS, _LARGE_WEIGHTS = 64e3, 1e6
+_WARM_BYTES, _MOST_COPIES = 3e6, 8
+
+TYPES = {
+    "float32": TensorProto.FLOAT, "float16": TensorProto.FLOAT16, "float64": TensorProto.DOUBLE,
+    "int8": TensorProto.INT8, "uint8": TensorProto.UINT8, "int32": TensorProto.INT32,
+    "int64": TensorProto.INT64, "bool": TensorProto.BOOL,
+}  # fmt: skip
+NUMPY = {
+    "float32": np.float32, "float16": np.float16, "float64": np.float64, "int8": np.int8,
+    "uint8": np.uint8, "int32": np.int32, "int64": np.int64, "bool": np.bool_,
+}  # fmt: skip
+_LARGEST_IR, _OPSET = 10, 20
+_CONTRIB = frozenset({
+    "FusedMatMul", "BiasGelu", "FastGelu", "QuickGelu", "SkipLayerNormalization", "QLinearAdd",
+    "QLinearMul", "QLinearSigmoid", "QLinearLeakyRelu", "QLinearAveragePool",
+    "QLinearGlobalAveragePool", "DynamicQuantizeMatMul", "MatMulIntegerToFloat",
+})  # fmt: skip
+_TWO_OPERANDS = frozenset({"Add", "Sum", "Mul"})
+# Operands whose type is not the workload's: quantised activations are unsigned, weights signed.
+_UNSIGNED = {
+    "QLinearConv": ("x", "x_zero_point", "y_zero_point"),
+    "QLinearMatMul": ("a", "a_zero_point", "y_zero_point"),
+    "ConvInteger": ("x", "x_zero_point"),
+    "MatMulInteger": ("A", "a_zero_point"),
+    "MatMulIntegerToFloat": ("A", "a_zero_point"),
+    **dict.fromkeys(
+        ("QLinearAdd", "QLinearMul"), ("A", "A_zero_point", "B", "B_zero_point", "C_zero_point")
+    ),
+    **dict.fromkeys(
+        (
+            "QLinearSigmoid", "QLinearLeakyRelu", "QLinearAveragePool", "QLinearGlobalAveragePool",
+        ),
+        ("X", "x_zero_point", "y_zero_point"),
+    ),
+    "QuantizeLinear": ("y_zero_point",),
+    "DequantizeLinear": ("X", "y_zero_point"),
+}  # fmt: skip
+_OPERAND_TYPES = {
+    **{(op, operand): "uint8" for op, operands in _UNSIGNED.items() for operand in operands},
+    ("DynamicQuantizeMatMul", "B"): "int8", ("DynamicQuantizeMatMul", "b_zero_point"): "int8",
+    ("QLinearConv", "B"): "int32", ("Where", "condition"): "bool",
+}  # fmt: skip
+# Operands that must stay positive for the result to be a number.
+_POSITIVE = frozenset({"BatchNormalization", "Div", "Pow", "Sqrt", "Reciprocal", "Log"})
+
+
+def build_model(
+    work: Workload, copies: int, seed: int = 0, apart: bool = False, blocked: bool = False
+) -> tuple[bytes, dict[str, Any]]:
+    """(model, feeds) that run a workload so many times, each with weights of its own.
+
+    Args:
+        apart: give each copy inputs of its own too, so that none can be left out as a repetition.
+        blocked: let its inputs come from poolings, which leave blocks of channels behind.
+    """
+    builder = _Builder(work, np.random.default_rng(seed))
+    for copy in range(copies):
+        builder.add(copy, copy if apart else 0, blocked)
+    return builder.model(), builder.feeds
+
+
+class _Builder:
+    """A model in the making."""
+
+    def __init__(self, work: Workload, rng: np.random.Generator) -> None:
+        self.work, self.rng = work, rng
+        self.feeds: dict[str, Any] = {}
+        self.constants: list[TensorProto] = []
+        self.nodes: list[NodeProto] = []
+        self.outputs: list[str] = []
+        self.pooled: set[str] = set()
+
+    def add(self, copy: int, inputs: int, blocked: bool) -> None:
+        """One copy, reading the inputs of that number."""
+        work, op = self.work, OPS[self.work.op]
+        attributes = dict(work.attributes)
+        named = {key: attributes.pop(key) for key in list(attributes) if key in op.constants}
+        names: list[str] = []
+        for position, shape in enumerate(work.inputs):
+            operand = op.operands[min(position, len(op.operands) - 1)]
+            if position in work.learned:
+                names.append(f"w{position}_{copy}")
+                self._constant(names[-1], self._data(operand, shape, learned=True))
+            else:
+                names.append(self._feed(f"x{position}_{inputs}", operand, shape, blocked))
+        for key, value in named.items():
+            place = op.operands.index(key)
+            names += [""] * (place + 1 - len(names))
+            names[place] = f"{key}_{copy}"
+            self._constant(names[place], _setting(key, value, work))
+        while names and not names[-1]:
+            names.pop()
+        written = [f"y{copy}_{k}" for k in range(max(len(work.outputs), 1))]
+        domain = "com.microsoft" if work.op in _CONTRIB else ""
+        self.nodes.append(
+            helper.make_node(work.op, names, written, f"n{copy}", domain=domain, **attributes)
+        )
+        for step, merged in enumerate(work.merges):
+            written = [self._merge(written[0], merged, f"{copy}_{step}")]
+        self.outputs += written
+
+    def _feed(self, name: str, operand: str, shape: Sequence[int], blocked: bool) -> str:
+        if name not in self.feeds:
+            self.feeds[name] = self._data(operand, shape, learned=False)
+        if not blocked or len(shape) != 4:
+            return name
+        pooled = f"{name}_blocked"
+        if pooled not in self.pooled:
+            self.pooled.add(pooled)
+            self.nodes.append(
+                helper.make_node("MaxPool", [name], [pooled], pooled, kernel_shape=[1, 1])
+            )
+        return pooled
+
+    def _merge(self, written: str, merged: str, name: str) -> str:
+        """An operator behind the workload, for the runtime to merge."""
+        operands = [written]
+        if merged.endswith("/learned"):
+            operands.append(f"bias_{name}")
+            bias = self._data("", self.work.outputs[0][-1:], learned=True)
+            self._constant(operands[-1], bias)
+        elif merged in _TWO_OPERANDS:
+            operands.append("addend")
+            if "addend" not in self.feeds:
+                self.feeds["addend"] = self._data("", self.work.outputs[0], learned=False)
+        elif merged == "Clip":
+            for key, value in (("min", 0.0), ("max", 6.0)):
+                operands.append(f"{key}_{name}")
+                self._constant(operands[-1], np.asarray(value, dtype=NUMPY[self.work.dtype]))
+        op = merged.removesuffix("/learned")
+        self.nodes.append(helper.make_node(op, operands, [f"m{name}"], f"m{name}n"))
+        return f"m{name}"
+
+    def _data(self, operand: str, shape: Sequence[int], learned: bool) -> Array:
+        dtype = _OPERAND_TYPES.get((self.work.op, operand), self.work.dtype)
+        if operand.endswith("_scale"):
+            return np.full(shape, 0.02, dtype=np.float32)
+        if operand.endswith("_zero_point"):
+            return np.zeros(shape, dtype=NUMPY[dtype])
+        data = _random(self.rng, shape, dtype)
+        if self.work.op in _POSITIVE and data.dtype.kind == "f" and (learned or shape):
+            data = np.abs(data) + np.asarray(0.5, dtype=data.dtype)
+        return data
+
+    def _constant(self, name: str, data: Array) -> None:
+        self.constants.append(numpy_helper.from_array(data, name))
+
+    def model(self) -> bytes:
+        """Everything added so far."""
+        return assemble(self.nodes, self.feeds, self.outputs, self.constants)
+
+
+def noise(shape: Sequence[int], seed: int = 0) -> Array:
+    """Normal numbers in float32."""
+    return _random(np.random.default_rng(seed), shape, "float32")
+
+
+def assemble(
+    nodes: Sequence[NodeProto],
+    feeds: Mapping[str, Any],
+    outputs: Sequence[str],
+    constants: Sequence[TensorProto],
+) -> bytes:
+    """A model of these nodes, which every supported release of onnxruntime reads."""
+    inputs = [
+        helper.make_tensor_value_info(name, TYPES[str(value.dtype)], value.shape)
+        for name, value in feeds.items()
+    ]
+    results = [helper.make_empty_tensor_value_info(name) for name in outputs]
+    graph = helper.make_graph(list(nodes), "workload", inputs, results, list(constants))
+    imports = [helper.make_opsetid("", _OPSET), helper.make_opsetid("com.microsoft", 1)]
+    model = helper.make_model(graph, opset_imports=imports, ir_version=_LARGEST_IR)
+    return bytes(model.SerializeToString())
+
+
+def weight_bytes(work: Workload) -> float:
+    """Bytes of its learned operands."""
+    itemsize = np.dtype(NUMPY[work.dtype]).itemsize
+    return float(sum(itemsize * np.prod(work.inputs[position]) for position in work.learned))
+
+
+def is_cold(work: Workload) -> bool:
+    """Whether its weights come from main memory, as a network's large ones do."""
+    return weight_bytes(work) >= _LARGE_WEIGHTS
+
+
+def copies_of(work: Workload) -> int:
+    """How often a workload stands in its model, so that its weights have left the near caches."""
+    weights = weight_bytes(work)
+    if weights < _SMALL_WEIGHTS or is_cold(work):
+        return 1
+    return int(np.clip(np.ceil(_WARM_BYTES / weights), 2, _MOST_COPIES))
+
+
+@lru_cache(maxsize=1)
+def _pool() -> Array:
+    """Normal numbers to cut operands from: drawing them anew takes longer than running some."""
+    return np.random.default_rng(0).standard_normal(1 << 20, dtype=np.float32)
+
+
+def _random(rng: np.random.Generator, shape: Sequence[int], dtype: str) -> Array:
+    count = math.prod(shape)
+    begin = int(rng.integers(0, 1 << 19))
+    part = _pool()[begin:]
+    data = np.resize(part, count) if count > part.size else part[:count].copy()
+    if dtype == "bool":
+        return np.asarray(data > 0).reshape(shape)
+    if not dtype.startswith("float"):
+        data = np.abs(data * 30.0).clip(0, 100)
+    return np.asarray(data.reshape(shape), dtype=NUMPY[dtype])
+
+
+def _setting(key: str, value: Any, work: Workload) -> Array:
+    if key in ("min", "max", "constant_value", "value"):
+        return np.asarray(value, dtype=NUMPY[work.dtype])
+    if key in ("scales", "roi"):
+        return np.asarray(value, dtype=np.float32)
+    return np.asarray(value, dtype=np.int64)

@@ -1,0 +1,309 @@
+"""Measuring operators through onnxruntime.
+
+In a network a layer's weights have left the nearer caches when it runs again, while its input has
+just been written. A workload with small weights therefore stands in its model several times, each
+with weights of its own; before one with large weights runs, the caches are emptied and its input is
+touched. The runtime's own profile says how long each kernel took, so that layout reorders around a
+convolution are told apart from the convolution itself. Writing the profile costs time inside the
+kernels that it times; a chain of empty ones, run with and without it, says how much, and that is
+taken off.
+
+Other execution providers run too, timed as latency_service/calibration/backends/
+onnxruntime_accelerator.py says; none but the CPU's has been run on hardware yet.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import tempfile
+import weakref
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import onnxruntime
+from onnx import helper
+
+from latency_service.calibration import bandwidth
+from latency_service.calibration.backends import Backend, Prepared, Run, onnx_models
+from latency_service.calibration.backends.onnx_models import NUMPY, assemble, noise
+from latency_service.calibration.backends.onnxruntime_accelerator import (
+    DeviceSession,
+    empty_call_s,
+    trivial_model,
+)
+from latency_service.calibration.backends.onnxruntime_rules import discover
+from latency_service.calibration.measurement import Rate
+from latency_service.calibration.timing import Clock, Reading, bootstrap_interval
+from latency_service.core.efficiency import Layout
+from latency_service.core.errors import CalibrationError, OptionError
+from latency_service.core.profile import FusionRules
+from latency_service.core.sample import Workload
+
+# All copies write to one place, as layers of a network reuse each other's buffers.
+_SCRATCH = np.zeros(8_000_000, dtype=np.float64)
+_LEAST_S = 1e-7
+# Reading this evicts everything else.
+_EVICTOR = np.ones(8_000_000, dtype=np.float64)
+_MOST_RUNS, _MOST_COLD_RUNS = 30, 2
+# What the runtime puts around a kernel that it runs in another type or layout. In a network these
+# stand at the ends only: between two such kernels they cancel out.
+_CONVERSIONS = frozenset({"Cast", "Transpose"})
+_CHAIN = 200
+_LEVEL_RUNS = 15
+
+
+def open_backend(provider: str | None, threads: int) -> Backend:
+    """The runtime with one of its execution providers.
+
+    Raises:
+        OptionError: if the provider is not installed.
+    """
+    wanted = provider or "CPUExecutionProvider"
+    installed = onnxruntime.get_available_providers()
+    if wanted not in installed:
+        raise OptionError(
+            f"onnxruntime has no provider {wanted!r} here; installed: {', '.join(installed)}"
+        )
+    return OnnxRuntime(wanted, threads)
+
+
+class OnnxRuntime:
+    """onnxruntime with one execution provider and a fixed number of threads."""
+
+    def __init__(self, provider: str, threads: int) -> None:
+        self.provider = provider
+        self.threads = threads
+        self.clock = Clock(threads)
+        self.resolution_s = 1e-6  # the profile counts whole microseconds
+        self.units = 1
+        self._added_s: float | None = None
+        self._call_s: float | None = None
+        self._folder: Path | None = None
+        self._profiles = 0
+
+    @property
+    def kind(self) -> str:
+        """Of the device."""
+        return "cpu" if self.provider == "CPUExecutionProvider" else "gpu"
+
+    @property
+    def runtime(self) -> str:
+        """Its name in a profile."""
+        if self.kind == "cpu":
+            return f"onnxruntime-cpu-{self.threads}-thread{'' if self.threads == 1 else 's'}"
+        return "onnxruntime-" + self.provider.removesuffix("ExecutionProvider").lower()
+
+    def facts(self) -> Mapping[str, Any]:
+        """Versions and settings that the numbers depend on."""
+        return {
+            "onnxruntime": onnxruntime.__version__,
+            "provider": self.provider,
+            "threads": self.threads,
+        }
+
+    @property
+    def added_s(self) -> float:
+        """Seconds that the profile adds to every kernel, measured once."""
+        if self._added_s is None:
+            self._added_s = self._measure_added()
+        return self._added_s
+
+    @property
+    def call_s(self) -> float:
+        """Seconds that a run takes on an accelerator beside its kernels, measured once."""
+        if self._call_s is None:
+            self._call_s = empty_call_s(self)
+        return self._call_s
+
+    def levels(self, seconds: float) -> tuple[tuple[float, Rate], ...]:
+        """(working set in bytes, rate) ascending; the last is main memory."""
+        if self.kind == "cpu":
+            return bandwidth.levels(seconds, self.threads)
+        found: list[tuple[float, Rate]] = []
+        for size in [1 << power for power in range(20, 31)]:
+            model, feeds = trivial_model((size // 8,))
+            session = DeviceSession(self, model, feeds, call_s=self.call_s)
+            for _ in range(3 + _LEVEL_RUNS):
+                session.run()
+            rates = [size / run.kernel_s for run in session.finish()[3:]]
+            low, high = bootstrap_interval(rates)
+            found.append((float(size), Rate(float(np.median(rates)), low, high)))
+        return tuple(found)
+
+    def prepare(self, work: Workload) -> Prepared:
+        """Make a workload ready.
+
+        Raises:
+            CalibrationError: if the runtime cannot run it.
+        """
+        copies = onnx_models.copies_of(work)
+        try:
+            model, feeds = onnx_models.build_model(work, copies)
+        except (KeyError, TypeError, ValueError) as error:
+            raise CalibrationError(f"{work.op} cannot be written as a model: {error}") from None
+        if self.kind == "gpu":
+            return DeviceSession(self, model, feeds, copies, self.call_s)
+        prepared = _Session(self, model, feeds)
+        prepared.copies = copies
+        if onnx_models.is_cold(work):
+            prepared.cold, prepared.most_runs = True, _MOST_COLD_RUNS
+        prepared.around = _CONVERSIONS - {work.op}
+        if len(work.outputs) == 1:
+            prepared.share_output(work)
+        return prepared
+
+    def network(self, model: bytes | str, feeds: Mapping[str, Any]) -> _Session:
+        """A whole network that is ready to run."""
+        return _Session(self, model, feeds, profiled=False)
+
+    def discover(self, dtype: str) -> tuple[FusionRules, Layout | None]:
+        """What the runtime merges, and how it stores images."""
+        return discover(self.provider, self.runtime)
+
+    def options(self, profile_prefix: str | None = None) -> onnxruntime.SessionOptions:
+        """The runtime's defaults, with so many threads for one operator."""
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = self.threads
+        options.inter_op_num_threads = 1
+        options.log_severity_level = 4
+        if profile_prefix is not None:
+            options.enable_profiling = True
+            options.profile_file_prefix = profile_prefix
+        return options
+
+    def next_profile(self) -> str:
+        """Where the next profile goes; the folder lives as long as the backend."""
+        if self._folder is None:
+            self._folder = Path(tempfile.mkdtemp(prefix="latency-service-"))
+            weakref.finalize(self, shutil.rmtree, self._folder, ignore_errors=True)
+        self._profiles += 1
+        return str(self._folder / f"profile-{self._profiles}")
+
+    def _measure_added(self) -> float:
+        """A chain of kernels over 16 numbers, with the profile and without."""
+        ops = ["Neg", "Abs"]
+        nodes = [
+            helper.make_node(ops[k % 2], ["x" if k == 0 else f"t{k - 1}"], [f"t{k}"])
+            for k in range(_CHAIN)
+        ]
+        feeds: dict[str, npt.NDArray[Any]] = {"x": noise((1, 16))}
+        model = assemble(nodes, feeds, [f"t{_CHAIN - 1}"], [])
+        plain = _Session(self, model, feeds, profiled=False)
+        apart = min(plain.run() for _ in range(60)) / _CHAIN
+        profiled = _Session(self, model, feeds)
+        for _ in range(40):
+            profiled.run()
+        kernels = [sum(run.values()) / _CHAIN for run in profiled.kernels()]
+        return max(float(np.median(kernels)) - apart, 0.0)
+
+
+class _Session:
+    """A model that is ready to run and to tell how long its kernels took."""
+
+    def __init__(
+        self,
+        backend: OnnxRuntime,
+        model: bytes | str,
+        feeds: Mapping[str, Any],
+        profiled: bool = True,
+    ) -> None:
+        self.backend = backend
+        self.copies = 1
+        self.cold = False
+        self.most_runs = _MOST_RUNS
+        self._feeds = feeds
+        self.around: frozenset[str] = frozenset()
+        prefix = backend.next_profile() if profiled else None
+        try:
+            self._session = onnxruntime.InferenceSession(
+                model, backend.options(prefix), providers=[backend.provider]
+            )
+            self._binding = self._session.io_binding()
+            for name, value in feeds.items():
+                self._binding.bind_cpu_input(name, value)
+            for output in self._session.get_outputs():
+                self._binding.bind_output(output.name, "cpu")
+        except Exception as error:  # the binding's exceptions share no base class
+            raise CalibrationError(f"onnxruntime cannot run the model: {error}") from None
+        self.readings: list[Reading] = []
+
+    def share_output(self, work: Workload) -> None:
+        """Let all copies write to one place."""
+        shape = [int(dim) for dim in work.outputs[0]]
+        kind = NUMPY[work.dtype]
+        size = int(np.prod(shape, dtype=np.int64)) * np.dtype(kind).itemsize
+        if size > _SCRATCH.nbytes or self._session.get_outputs()[0].type != _type_name(work.dtype):
+            return
+        for output in self._session.get_outputs():
+            self._binding.bind_output(output.name, "cpu", 0, kind, shape, _SCRATCH.ctypes.data)
+
+    def run(self) -> float:
+        """Run once; wall seconds."""
+        if self.cold:
+            _EVICTOR.sum()
+            for value in self._feeds.values():
+                np.copyto(value, value.copy())
+        with self.backend.clock.reading() as reading:
+            try:
+                self._session.run_with_iobinding(self._binding)
+            except Exception as error:
+                raise CalibrationError(f"onnxruntime cannot run the model: {error}") from None
+        self.readings.append(reading)
+        return reading.wall_s
+
+    def finish(self) -> list[Run]:
+        """End the session; what every run took."""
+        added = self.backend.added_s
+        found = []
+        for kernels, reading in zip(self.kernels(), self.readings, strict=True):
+            own = to_blocks = from_blocks = 0.0
+            parts = 0
+            for (_, op), seconds in kernels.items():
+                if op == "ReorderInput":
+                    to_blocks += seconds - added
+                elif op == "ReorderOutput":
+                    from_blocks += seconds - added
+                elif op not in self.around:
+                    own += seconds - added
+                    parts += 1
+            found.append(
+                Run(
+                    max(own / self.copies, _LEAST_S),
+                    to_blocks,
+                    from_blocks / self.copies,
+                    reading.clean,
+                )
+            )
+        return found
+
+    def kernels(self) -> list[dict[tuple[int, str], float]]:
+        """End the session; per run, seconds of each kernel by (node, operator)."""
+        path = Path(self._session.end_profiling())
+        try:
+            events = json.loads(path.read_text())
+        except (OSError, ValueError):
+            raise CalibrationError(
+                f"the profile {path} of onnxruntime cannot be read: is there room in its folder? "
+                "Set TMPDIR to another one"
+            ) from None
+        finally:
+            path.unlink(missing_ok=True)
+        runs: list[dict[tuple[int, str], float]] = []
+        now: dict[tuple[int, str], float] = {}
+        for event in events:
+            if event.get("cat") == "Node" and event["name"].endswith("_kernel_time"):
+                arguments = event["args"]
+                key = int(arguments["node_index"]), str(arguments["op_name"])
+                now[key] = now.get(key, 0.0) + event["dur"] * 1e-6
+            elif event.get("name") == "model_run":
+                runs.append(now)
+                now = {}
+        return runs
+
+
+def _type_name(dtype: str) -> str:
+    return {"float32": "tensor(float)", "float16": "tensor(float16)"}.get(dtype, dtype)

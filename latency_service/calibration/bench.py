@@ -1,0 +1,195 @@
+"""Measuring workloads side by side, with an eye on what disturbs them.
+
+All of a batch are made ready, run in rounds beside a reference kernel, and released. Of a round the
+best counts, divided by how much slower than at its best the reference ran; of rounds the lower
+quartile, since neighbours on the memory bus slow whole rounds down and are no part of the device.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import NamedTuple
+
+import numpy as np
+
+from latency_service.calibration.backends import Backend, Prepared, Run
+from latency_service.core.errors import CalibrationError
+from latency_service.core.sample import Sample, Workload
+
+ROUNDS = 4
+# Runs of one workload in one round last about this long.
+_ROUND_S = 3e-3
+_QUIET = 0.25
+# Convolutions bring their reorders along; more of these teach nothing.
+_REORDERS = 250
+# A reference kernel this much slower than at its best means that the clock rate has changed.
+_DRIFT = 1.03
+_REFERENCE_RUNS = 8
+_REFERENCE = Workload("MatMul", ((192, 192), (192, 192)), outputs=((192, 192),))
+_NOISY, _UNUSABLE, _LEAST_CLEAN = 0.10, 0.25, 0.3
+
+
+class _Ready(NamedTuple):
+    """A workload of a batch, and how often it is run in a round."""
+
+    work: Workload
+    prepared: Prepared
+    once_s: float
+    repeats: int
+
+
+def _make_ready(backend: Backend, work: Workload) -> _Ready:
+    prepared = backend.prepare(work)
+    try:
+        prepared.run()
+        once_s = prepared.run()
+    except BaseException:
+        with contextlib.suppress(Exception):
+            prepared.finish()
+        raise
+    repeats = int(np.clip(_ROUND_S / max(once_s, 1e-7), 1, prepared.most_runs))
+    return _Ready(work, prepared, once_s, repeats)
+
+
+class Bench:
+    """Measures batches and keeps count of what disturbed them."""
+
+    def __init__(self, backend: Backend) -> None:
+        self.backend = backend
+        self.reference_best = np.inf
+        self.spreads: list[float] = []
+        self.clean = self.taken = 0
+        self.reorders = 0
+
+    @property
+    def spread(self) -> float:
+        """Median over workloads of their quartile range over rounds."""
+        return float(np.median(self.spreads)) if self.spreads else 0.0
+
+    @property
+    def disturbed_share(self) -> float:
+        """Share of all runs that something disturbed."""
+        return 1.0 - self.clean / max(self.taken, 1)
+
+    def verdict(self) -> str | None:
+        """Why the run is not to be trusted; None: it is."""
+        if self.taken and self.clean < _LEAST_CLEAN * self.taken:
+            return (
+                f"{100 * self.disturbed_share:.0f} % of the runs were interrupted; stop what else "
+                "runs on this machine"
+            )
+        if self.spread > _UNUSABLE:
+            return f"repeated rounds differ by {100 * self.spread:.0f} % (quartile range)"
+        return None
+
+    def warning(self) -> str | None:
+        """What to be told of a run that can still be used; None: nothing."""
+        if self.spread <= _NOISY:
+            return None
+        return (
+            f"repeated rounds differ by {100 * self.spread:.0f} % (quartile range); a quieter "
+            "machine would give narrower intervals"
+        )
+
+    def measure(
+        self, workloads: Sequence[Workload], limit_s: float = np.inf
+    ) -> tuple[list[Sample], int]:
+        """Samples of a batch, and how many workloads the runtime refused.
+
+        Args:
+            limit_s: workloads are left for another time once the others will take so long.
+        """
+        ready: list[_Ready] = []
+        refused = 0
+        planned_s = 0.0
+        reference = self.backend.prepare(_REFERENCE)
+        try:
+            for work in workloads:
+                if planned_s > limit_s:
+                    break
+                try:
+                    found = _make_ready(self.backend, work)
+                except CalibrationError:
+                    refused += 1
+                    continue
+                ready.append(found)
+                planned_s += found.once_s * (2 + ROUNDS * found.repeats)
+            for _ in range(2):
+                reference.run()
+            for _ in range(ROUNDS):
+                for _ in range(_REFERENCE_RUNS):
+                    reference.run()
+                for member in ready:
+                    for _ in range(member.repeats):
+                        member.prepared.run()
+        except BaseException:
+            # when interrupted, too, no session and no file is left open
+            for prepared in (reference, *(member.prepared for member in ready)):
+                with contextlib.suppress(Exception):
+                    prepared.finish()
+            raise
+        reference_runs = reference.finish()
+        finished = [member.prepared.finish() for member in ready]
+        pace = self._pace(reference_runs[2:])
+        samples: list[Sample] = []
+        for member, runs in zip(ready, finished, strict=True):
+            samples += self._samples(member.work, runs[2:], member.repeats, pace)
+        return samples, refused
+
+    def _pace(self, runs: Sequence[Run]) -> list[float]:
+        """Per round, how much slower the machine ran than at its best; 1 if hardly."""
+        best = [
+            min(run.kernel_s for run in runs[k * _REFERENCE_RUNS :][:_REFERENCE_RUNS])
+            for k in range(ROUNDS)
+        ]
+        self.reference_best = min(self.reference_best, *best)
+        slower = [value / self.reference_best for value in best]
+        return [value if value > _DRIFT else 1.0 for value in slower]
+
+    def _samples(
+        self, work: Workload, runs: Sequence[Run], repeats: int, pace: Sequence[float]
+    ) -> list[Sample]:
+        own: list[float] = []
+        to_blocks: list[float] = []
+        from_blocks: list[float] = []
+        for number in range(ROUNDS):
+            part = runs[number * repeats : (number + 1) * repeats]
+            clean = [run for run in part if run.clean]
+            self.taken += len(part)
+            self.clean += len(clean)
+            if not clean:
+                continue
+            own.append(_best([run.kernel_s for run in clean]) / pace[number])
+            to_blocks.append(_best([run.to_blocks_s for run in clean]) / pace[number])
+            from_blocks.append(_best([run.from_blocks_s for run in clean]) / pace[number])
+        if not own:
+            return []
+        middle = float(np.quantile(own, _QUIET))
+        if middle > 20 * self.backend.resolution_s:
+            self.spreads.append(float(np.subtract(*np.quantile(own, [0.75, 0.25]))) / middle)
+        blocked = max(to_blocks) > 0 or max(from_blocks) > 0
+        plain_form_too = work.op not in ("Conv", "ConvTranspose")
+        found = [Sample(work, middle, tuple(own), blocked and plain_form_too)]
+        pays = blocked and not work.merges and len(work.inputs[0]) == 4
+        if pays and self.reorders < _REORDERS:
+            self.reorders += 1
+            for kind, shape, values in (
+                ("ReorderInput", work.inputs[0], to_blocks),
+                ("ReorderOutput", work.outputs[0], from_blocks),
+            ):
+                if max(values) > 0:
+                    moved = replace(work, op=kind, inputs=(shape,), attributes={}, learned=(),
+                                    outputs=(shape,))  # fmt: skip
+                    seconds = max(
+                        float(np.quantile(values, _QUIET)), 0.1 * self.backend.resolution_s
+                    )
+                    found.append(Sample(moved, seconds))
+        return found
+
+
+def _best(values: Sequence[float]) -> float:
+    """Mean of the faster half: the best, where the clock counts in steps."""
+    ordered = sorted(values)
+    return float(np.mean(ordered[: max(1, len(ordered) // 2)]))

@@ -1,0 +1,191 @@
+"""Convolutions: shapes and strides of published networks' building blocks."""
+
+from __future__ import annotations
+
+import math
+
+from latency_service.calibration.workloads.shapes import Rng, batch_size, channels, fits, size
+from latency_service.core.sample import Workload
+
+
+def _convolution(
+    rng: Rng,
+    kernel: tuple[int, int],
+    stride: int = 1,
+    kind: str = "dense",
+    dilation: int = 1,
+    first: bool = False,
+) -> Workload:
+    while True:
+        n = batch_size(rng)
+        height = size(rng)
+        width = height if rng.random() < 0.7 else size(rng)
+        if first:
+            channels_in, height = int(rng.choice([1, 3, 3, 3, 4])), size(rng, 56, 160) * 2
+            filters, group = channels(rng, 8, 96), 1
+            width = height
+        elif kind == "depthwise":
+            channels_in = filters = group = channels(rng, 8, 1536)
+        elif kind == "grouped":
+            per_group = int(rng.choice([4, 8, 16, 24, 32, 40, 48, 64]))
+            group = int(rng.choice([2, 3, 4, 8, 16, 32]))
+            channels_in = filters = group * per_group
+        else:
+            channels_in, filters, group = channels(rng, 16, 1536), channels(rng, 8, 1536), 1
+        tall, wide = (dilation * (k - 1) + 1 for k in kernel)
+        pads = [(tall - 1) // 2, (wide - 1) // 2] * 2
+        high_out = (height + pads[0] + pads[2] - tall) // stride + 1
+        wide_out = (width + pads[1] + pads[3] - wide) // stride + 1
+        if high_out < 1 or wide_out < 1:
+            continue
+        work = Workload(
+            "Conv",
+            ((n, channels_in, height, width), (filters, channels_in // group, *kernel), (filters,)),
+            {
+                "kernel_shape": list(kernel),
+                "pads": pads,
+                "strides": [stride, stride],
+                "group": group,
+                **({"dilations": [dilation, dilation]} if dilation > 1 else {}),
+            },
+            learned=(1, 2),
+            outputs=((n, filters, high_out, wide_out),),
+        )
+        flops = 2.0 * n * high_out * wide_out * filters * channels_in / group * math.prod(kernel)
+        if fits(work, flops):
+            return work
+
+
+def pointwise(rng: Rng) -> Workload:
+    """1x1, sometimes with a stride."""
+    return _convolution(rng, (1, 1), stride=2 if rng.random() < 0.12 else 1)
+
+
+def squeezed(rng: Rng) -> Workload:
+    """The 1x1 convolutions of squeeze-and-excite: one position."""
+    wide, narrow = channels(rng, 16, 1536), channels(rng, 4, 256)
+    a, b = (wide, narrow) if rng.random() < 0.5 else (narrow, wide)
+    n = batch_size(rng)
+    return Workload(
+        "Conv",
+        ((n, a, 1, 1), (b, a, 1, 1), (b,)),
+        {"kernel_shape": [1, 1], "pads": [0, 0, 0, 0], "strides": [1, 1], "group": 1},
+        learned=(1, 2),
+        outputs=((n, b, 1, 1),),
+    )
+
+
+def spatial(rng: Rng) -> Workload:
+    """3x3 mostly, and the other kernels of published networks."""
+    kernel = [
+        (3, 3),
+        (3, 3),
+        (3, 3),
+        (3, 3),
+        (3, 3),
+        (5, 5),
+        (1, 7),
+        (7, 1),
+        (1, 3),
+        (3, 1),
+        (2, 2),
+    ]
+    stride = 2 if rng.random() < 0.2 else 1
+    dilation = 2 if rng.random() < 0.05 else 1
+    return _convolution(rng, kernel[rng.integers(len(kernel))], stride, "dense", dilation)
+
+
+def first(rng: Rng) -> Workload:
+    """From the colours of an image."""
+    kernel = int(rng.choice([3, 3, 3, 5, 7, 7]))
+    return _convolution(rng, (kernel, kernel), int(rng.choice([1, 2, 2, 2])), first=True)
+
+
+def patches(rng: Rng) -> Workload:
+    """Convolutions whose windows do not overlap: the patches of a transformer."""
+    patch, edge = (
+        int(rng.choice([2, 4, 8, 14, 16, 32])),
+        int(rng.choice([7, 8, 12, 14, 16, 28, 56])),
+    )
+    first = patch > 2
+    while True:
+        side = patch * edge
+        inside = 3 if first else channels(rng, 32, 384)
+        filters = channels(rng, 48, 768)
+        work = Workload(
+            "Conv",
+            ((1, inside, side, side), (filters, inside, patch, patch), (filters,)),
+            {
+                "kernel_shape": [patch, patch],
+                "pads": [0, 0, 0, 0],
+                "strides": [patch, patch],
+                "group": 1,
+            },
+            learned=(1, 2),
+            outputs=((1, filters, edge, edge),),
+        )
+        if fits(work, 2.0 * edge * edge * filters * inside * patch * patch):
+            return work
+        edge = max(edge // 2, 1)
+
+
+def depthwise(rng: Rng) -> Workload:
+    """One filter a channel."""
+    kernel = int(rng.choice([3, 3, 3, 3, 5, 5, 7]))
+    stride = 2 if rng.random() < 0.25 else 1
+    return _convolution(rng, (kernel, kernel), stride, "depthwise")
+
+
+def grouped(rng: Rng) -> Workload:
+    """Groups of several channels."""
+    return _convolution(rng, (3, 3), 2 if rng.random() < 0.25 else 1, "grouped")
+
+
+def one_dimension(rng: Rng) -> Workload:
+    """A convolution along time."""
+    while True:
+        length, kernel = (
+            int(rng.choice([32, 64, 100, 128, 200, 256, 400, 512, 1000, 3000])),
+            int(rng.choice([1, 3, 3, 5, 7, 9, 15])),
+        )
+        inside, filters = channels(rng, 16, 512), channels(rng, 16, 512)
+        depthwise = rng.random() < 0.2
+        group = inside if depthwise else 1
+        filters = inside if depthwise else filters
+        pad = (kernel - 1) // 2
+        stride = 2 if rng.random() < 0.2 and length > 64 else 1
+        out = (length + 2 * pad - kernel) // stride + 1
+        work = Workload(
+            "Conv",
+            ((1, inside, length), (filters, inside // group, kernel), (filters,)),
+            {"kernel_shape": [kernel], "pads": [pad, pad], "strides": [stride], "group": group},
+            learned=(1, 2),
+            outputs=((1, filters, out),),
+        )
+        if fits(work, 2.0 * out * filters * inside / group * kernel):
+            return work
+
+
+def transposed_convolution(rng: Rng) -> Workload:
+    """Twice the height and width."""
+    while True:
+        edge, kernel = size(rng, 4, 80), int(rng.choice([2, 2, 3, 4]))
+        inside, filters = channels(rng, 8, 512), channels(rng, 1, 256)
+        pad = 0 if kernel == 2 else 1
+        extra = 1 if kernel == 3 else 0
+        out = (edge - 1) * 2 - 2 * pad + kernel + extra
+        work = Workload(
+            "ConvTranspose",
+            ((1, inside, edge, edge), (inside, filters, kernel, kernel), (filters,)),
+            {
+                "kernel_shape": [kernel, kernel],
+                "pads": [pad] * 4,
+                "strides": [2, 2],
+                "output_padding": [extra, extra],
+                "group": 1,
+            },
+            learned=(1, 2),
+            outputs=((1, filters, out, out),),
+        )
+        if fits(work, 2.0 * edge * edge * inside * filters * kernel * kernel):
+            return work

@@ -1,0 +1,151 @@
+"""Operators that treat elements alike: activations, arithmetic, normalisations, pooling."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from latency_service.calibration.workloads.shapes import (
+    TOKENS,
+    Make,
+    Rng,
+    any_shape,
+    batch_size,
+    image_shape,
+    sequence_shape,
+)
+from latency_service.core.sample import Workload
+
+
+def unary(op: str, **attributes: Any) -> Make:
+    """An operator of one tensor."""
+
+    def make(rng: Rng) -> Workload:
+        shape = any_shape(rng)
+        return Workload(op, (shape,), dict(attributes), outputs=(shape,))
+
+    return make
+
+
+def binary(op: str) -> Make:
+    """An operator of two tensors: alike, per channel, per position, or with a number."""
+
+    def make(rng: Rng) -> Workload:
+        how = rng.random()
+        if how < 0.4:
+            shape = any_shape(rng)
+            return Workload(op, (shape, shape), outputs=(shape,))
+        if how < 0.6:
+            image = image_shape(rng)
+            return Workload(op, (image, (image[0], image[1], 1, 1)), outputs=(image,))
+        rows = sequence_shape(rng)
+        if how < 0.8:
+            return Workload(op, (rows, rows[-1:]), learned=(1,), outputs=(rows,))
+        return Workload(op, (rows, ()), learned=(1,), outputs=(rows,))
+
+    return make
+
+
+def batch_normalisation(rng: Rng) -> Workload:
+    """In inference: a scale and a shift per channel."""
+    image = image_shape(rng)
+    vector = (image[1],)
+    return Workload(
+        "BatchNormalization",
+        (image, vector, vector, vector, vector),
+        learned=(1, 2, 3, 4),
+        outputs=(image,),
+    )
+
+
+def layer_normalisation(rng: Rng) -> Workload:
+    """Over the channels of every token."""
+    rows = sequence_shape(rng)
+    return Workload(
+        "LayerNormalization",
+        (rows, rows[-1:], rows[-1:]),
+        {"axis": -1},
+        learned=(1, 2),
+        outputs=(rows,),
+    )
+
+
+def instance_normalisation(rng: Rng) -> Workload:
+    """Over the positions of every channel."""
+    image = image_shape(rng)
+    return Workload(
+        "InstanceNormalization",
+        (image, (image[1],), (image[1],)),
+        learned=(1, 2),
+        outputs=(image,),
+    )
+
+
+def softmax(rng: Rng) -> Workload:
+    """Over the keys of every query."""
+    while True:
+        batch, heads = batch_size(rng), int(rng.choice([1, 2, 3, 4, 6, 8, 12, 16, 64]))
+        tokens = int(rng.choice(TOKENS))
+        shape = (batch, heads, tokens, tokens)
+        if math.prod(shape) <= 1_500_000:
+            return Workload("Softmax", (shape,), {"axis": -1}, outputs=(shape,))
+
+
+def pool(op: str) -> Make:
+    """A pooling window of 2 or 3, seldom wider."""
+
+    def make(rng: Rng) -> Workload:
+        while True:
+            image = image_shape(rng)
+            window = int(rng.choice([2, 3, 3, 3, 5]))
+            stride = int(rng.choice([1, 2, 2]))
+            pad = window // 2 if window > 2 else 0
+            out = (image[2] + 2 * pad - window) // stride + 1
+            if out < 1:
+                continue
+            attributes = {
+                "kernel_shape": [window, window],
+                "strides": [stride, stride],
+                "pads": [pad] * 4,
+            }
+            return Workload(op, (image,), attributes, outputs=((*image[:2], out, out),))
+
+    return make
+
+
+def global_pool(rng: Rng) -> Workload:
+    """One mean per channel."""
+    image = image_shape(rng)
+    return Workload("GlobalAveragePool", (image,), outputs=((*image[:2], 1, 1),))
+
+
+def reduction(op: str) -> Make:
+    """Over the last axis of a sequence, or over the positions of an image."""
+
+    def make(rng: Rng) -> Workload:
+        if rng.random() < 0.6:
+            rows = sequence_shape(rng)
+            return Workload(op, (rows,), {"axes": [-1], "keepdims": 1}, outputs=((*rows[:-1], 1),))
+        if rng.random() < 0.4:  # over tokens: strided
+            rows = sequence_shape(rng)
+            out: tuple[int, ...] = (rows[0], 1, rows[2])
+            return Workload(op, (rows,), {"axes": [1], "keepdims": 1}, outputs=(out,))
+        image = image_shape(rng)
+        out = (*image[:2], 1, 1)
+        return Workload(op, (image,), {"axes": [2, 3], "keepdims": 1}, outputs=(out,))
+
+    return make
+
+
+def where(rng: Rng) -> Workload:
+    """One of two tensors per element; the second is often a number that masks."""
+    shape = any_shape(rng)
+    if rng.random() < 0.5:
+        return Workload("Where", (shape, shape, shape), outputs=(shape,))
+    return Workload("Where", (shape, (), shape), learned=(1,), outputs=(shape,))
+
+
+def cast(rng: Rng) -> Workload:
+    """Numbers to integers."""
+    shape = any_shape(rng)
+    return Workload("Cast", (shape,), {"to": int(rng.choice([6, 7]))}, outputs=(shape,))

@@ -1,0 +1,170 @@
+"""Operators on 8-bit integers, and those between them and floating point.
+
+What is quantised ahead has its scales and zero points as constants. Images and sequences are
+unsigned and weights signed, the pairing that runtimes are fastest with and advise.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from latency_service.calibration.workloads.convolutions import (
+    depthwise,
+    first,
+    grouped,
+    pointwise,
+    spatial,
+)
+from latency_service.calibration.workloads.elementwise import pool, unary
+from latency_service.calibration.workloads.moving import concat, half, pad, split, transpose
+from latency_service.calibration.workloads.products import gemm, learned_product
+from latency_service.calibration.workloads.shapes import (
+    Family,
+    Make,
+    Rng,
+    any_shape,
+    image_shape,
+)
+from latency_service.core.sample import Workload
+
+_SCALAR: tuple[int, ...] = ()
+
+
+def convolution(make: Make) -> Make:
+    """A convolution quantised ahead; half of them with one scale a filter."""
+
+    def quantised(rng: Rng) -> Workload:
+        work = make(rng)
+        x, weight, bias = work.inputs
+        scales = bias if rng.random() < 0.5 else _SCALAR
+        inputs = (x, _SCALAR, _SCALAR, weight, scales, scales, _SCALAR, _SCALAR, bias)
+        learned = tuple(range(1, len(inputs)))
+        return Workload("QLinearConv", inputs, work.attributes, "int8", learned, work.outputs)
+
+    return quantised
+
+
+def dynamic_convolution(rng: Rng) -> Workload:
+    """A convolution whose input was quantised a moment ago."""
+    work = spatial(rng)
+    inputs = (*work.inputs[:2], _SCALAR, _SCALAR)
+    return Workload("ConvInteger", inputs, work.attributes, "int8", (1, 2, 3), work.outputs)
+
+
+def product(rng: Rng) -> Workload:
+    """A matrix product quantised ahead."""
+    work = learned_product(rng)
+    a, b = work.inputs
+    inputs = (a, _SCALAR, _SCALAR, b, _SCALAR, _SCALAR, _SCALAR, _SCALAR)
+    return Workload("QLinearMatMul", inputs, {}, "int8", tuple(range(1, 8)), work.outputs)
+
+
+def dynamic_product(op: str, constants: int) -> Make:
+    """A matrix product whose left side was, or is, quantised a moment ago.
+
+    Args:
+        constants: scales and zero points behind the matrices.
+    """
+
+    def make(rng: Rng) -> Workload:
+        if rng.random() < 0.3:
+            work = gemm(rng)
+            a, matrix = work.inputs[0], work.inputs[1]
+            b: tuple[int, ...] = (matrix[1], matrix[0])
+        else:
+            work = learned_product(rng)
+            a, b = work.inputs
+        inputs = (a, b, *[_SCALAR] * constants)
+        return Workload(op, inputs, {}, "int8", tuple(range(1, len(inputs))), work.outputs)
+
+    return make
+
+
+def scaled(op: str, **attributes: Any) -> Make:
+    """An operator of one quantised tensor, with scales of its input and output."""
+
+    def make(rng: Rng) -> Workload:
+        shape = any_shape(rng)
+        inputs = (shape, *[_SCALAR] * 4)
+        return Workload(op, inputs, attributes, "int8", (1, 2, 3, 4), (shape,))
+
+    return make
+
+
+def scaled_pair(op: str) -> Make:
+    """An operator of two quantised tensors."""
+
+    def make(rng: Rng) -> Workload:
+        shape = any_shape(rng)
+        other = (*shape[:2], 1, 1) if len(shape) == 4 and rng.random() < 0.3 else shape
+        inputs = (shape, _SCALAR, _SCALAR, other, *[_SCALAR] * 4)
+        return Workload(op, inputs, {}, "int8", (1, 2, 4, 5, 6, 7), (shape,))
+
+    return make
+
+
+def global_pool(rng: Rng) -> Workload:
+    """One mean per channel."""
+    image = image_shape(rng)
+    inputs = (image, *[_SCALAR] * 4)
+    outputs = ((*image[:2], 1, 1),)
+    attributes = {"channels_last": 0}
+    return Workload("QLinearGlobalAveragePool", inputs, attributes, "int8", (1, 2, 3, 4), outputs)
+
+
+def average_pool(rng: Rng) -> Workload:
+    """A mean over a window."""
+    work = pool("AveragePool")(rng)
+    inputs = (*work.inputs, *[_SCALAR] * 4)
+    learned = (1, 2, 3, 4)
+    return Workload("QLinearAveragePool", inputs, work.attributes, "int8", learned, work.outputs)
+
+
+def between(op: str) -> Make:
+    """From floating point to integers or back, with one scale."""
+
+    def make(rng: Rng) -> Workload:
+        shape = any_shape(rng)
+        return Workload(op, (shape, _SCALAR, _SCALAR), learned=(1, 2), outputs=(shape,))
+
+    return make
+
+
+def dynamic_quantisation(rng: Rng) -> Workload:
+    """Find the range of a tensor and quantise it."""
+    shape = any_shape(rng)
+    return Workload("DynamicQuantizeLinear", (shape,), outputs=(shape, (), ()))
+
+
+def _family(name: str, make: Make, share: float, tensors: str | None = None) -> Family:
+    return Family(f"{name}, int8", make, share, ("int8",), tensors)
+
+
+QUANTISED: tuple[Family, ...] = (
+    _family("pointwise convolution", convolution(pointwise), 14),
+    _family("convolution", convolution(spatial), 14),
+    _family("first convolution", convolution(first), 3),
+    _family("depthwise convolution", convolution(depthwise), 9),
+    _family("grouped convolution", convolution(grouped), 3),
+    _family("convolution after dynamic quantisation", dynamic_convolution, 4),
+    _family("product", product, 7),
+    _family("product after dynamic quantisation", dynamic_product("MatMulInteger", 2), 6),
+    _family("product to numbers", dynamic_product("MatMulIntegerToFloat", 4), 4),
+    _family("product that quantises", dynamic_product("DynamicQuantizeMatMul", 2), 4, "float32"),
+    _family("QLinearAdd", scaled_pair("QLinearAdd"), 3),
+    _family("QLinearMul", scaled_pair("QLinearMul"), 2),
+    _family("QLinearSigmoid", scaled("QLinearSigmoid"), 2),
+    _family("QLinearLeakyRelu", scaled("QLinearLeakyRelu", alpha=0.01), 1),
+    _family("QLinearGlobalAveragePool", global_pool, 1.5),
+    _family("QLinearAveragePool", average_pool, 1),
+    _family("QuantizeLinear", between("QuantizeLinear"), 3, "float32"),
+    _family("DequantizeLinear", between("DequantizeLinear"), 3, "float32"),
+    _family("DynamicQuantizeLinear", dynamic_quantisation, 3, "float32"),
+    _family("max pooling", pool("MaxPool"), 1.5),
+    _family("Relu", unary("Relu"), 1),
+    _family("transpose", transpose, 2),
+    _family("concat", concat, 1.5),
+    _family("split", split, 1),
+    _family("slice", half, 1),
+    _family("pad", pad, 1),
+)

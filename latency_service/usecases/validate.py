@@ -1,0 +1,131 @@
+"""Predicted against measured: networks run on this machine now."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from typing import Any, TypedDict
+
+import numpy as np
+
+from latency_service.calibration.backends.onnxruntime_backend import OnnxRuntime
+from latency_service.core.bind import Binding
+from latency_service.core.costing import cost_model
+from latency_service.core.errors import CalibrationError
+from latency_service.core.graph import LayerGraph
+from latency_service.core.predict import Predictor, interval_s
+from latency_service.core.profile import Profile
+
+_LEAST_RUNS, _MOST_RUNS, _SECONDS = 7, 200, 1.5
+
+
+class Family(TypedDict):
+    """One operator family of a network."""
+
+    family: str
+    kernels: int
+    predicted_s: float
+
+
+class Validation(TypedDict):
+    """One network: `error` is predicted / measured - 1, `inside` whether the interval holds.
+
+    Without an interval both its ends and `inside` are None.
+    """
+
+    model: str
+    measured_s: float
+    spread_s: float
+    predicted_s: float
+    low_s: float | None
+    high_s: float | None
+    error: float
+    inside: bool | None
+    families: list[Family]
+
+
+def feeds(graph: LayerGraph, binding: Binding, floating: str = "float32") -> dict[str, Any]:
+    """Inputs of a network: noise for floating tensors, small numbers for the rest."""
+    rng = np.random.default_rng(0)
+    found: dict[str, Any] = {}
+    for declared in graph.inputs:
+        shape = binding.shapes.get(declared.name) or tuple(
+            binding.dims.get(dim, 1) if isinstance(dim, str) else dim for dim in declared.shape
+        )
+        dtype = declared.dtype or floating
+        if dtype.startswith("float"):
+            found[declared.name] = rng.standard_normal(shape).astype(dtype)
+        elif dtype == "bool":
+            found[declared.name] = np.ones(shape, dtype=np.bool_)
+        else:
+            found[declared.name] = rng.integers(0, 2, shape).astype(dtype)
+    return found
+
+
+def validate(
+    name: str,
+    model: bytes,
+    graph: LayerGraph,
+    binding: Binding,
+    profile: Profile,
+    backend: OnnxRuntime,
+    progress: Callable[[str], None] = lambda _: None,
+) -> Validation:
+    """Run a network and compare.
+
+    Args:
+        graph: what the model file holds.
+        profile: a calibrated one, for the backend's runtime.
+
+    Raises:
+        CalibrationError: if the profile is not calibrated or for another runtime.
+    """
+    if profile.efficiency is None:
+        raise CalibrationError(
+            f"{profile.device.slug!r} (runtime {profile.runtime!r}) has not been calibrated; run: "
+            f"calibrate --device {profile.device.slug}"
+        )
+    if profile.runtime != backend.runtime:
+        raise CalibrationError(
+            f"the profile is for {profile.runtime!r}, what runs here is {backend.runtime!r}; "
+            "choose --threads and --provider to match"
+        )
+    costs = cost_model(graph, binding, fusion=profile.fusion, efficiency=profile.efficiency)
+    predictor = Predictor(costs, profile.efficiency)
+    structure = predictor.at(costs.sizes)
+    predicted = float(structure.seconds.sum())
+    low, high = interval_s(predictor, structure) or (None, None)
+    progress(name)
+    measured, spread = _measure(backend, model, feeds(graph, binding))
+    families: dict[str, Family] = {}
+    for family, seconds in zip(predictor.kernels.families, structure.seconds, strict=True):
+        row = families.setdefault(family, {"family": family, "kernels": 0, "predicted_s": 0.0})
+        row["kernels"] += 1
+        row["predicted_s"] += float(seconds)
+    return {
+        "model": name,
+        "measured_s": measured,
+        "spread_s": spread,
+        "predicted_s": predicted,
+        "low_s": low,
+        "high_s": high,
+        "error": predicted / measured - 1.0,
+        "inside": None if low is None or high is None else low <= measured <= high,
+        "families": sorted(families.values(), key=lambda row: -row["predicted_s"]),
+    }
+
+
+def _measure(backend: OnnxRuntime, model: bytes, inputs: Mapping[str, Any]) -> tuple[float, float]:
+    """(lower quartile, quartile range) of undisturbed runs."""
+    session = backend.network(model, inputs)
+    for _ in range(2):
+        session.run()
+    until = time.monotonic() + _SECONDS
+    for count in range(_MOST_RUNS):
+        if count >= _LEAST_RUNS and time.monotonic() > until:
+            break
+        session.run()
+    clean = [reading.wall_s for reading in session.readings[2:] if reading.clean]
+    values = clean or [reading.wall_s for reading in session.readings[2:]]
+    low, high = np.quantile(values, [0.25, 0.75])
+    return float(low), float(high - low)
