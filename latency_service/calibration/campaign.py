@@ -24,11 +24,11 @@ from latency_service.core.errors import CalibrationError
 from latency_service.core.fit import Settings, fit
 from latency_service.core.sample import Sample, Workload
 
-_BATCH = 24
+_BATCH = 96
 _EVEN_SHARE = 0.6
 _PEAK_SHARE = 0.04
 # A batch ends early rather than take longer than this, and no longer than the budget lasts.
-_BATCH_S = 4.0
+_BATCH_S = 14.0
 # The quick fit is worth its time if at least so much is left for what it asks for.
 _REFIT_S = 8.0
 # Seconds of a budget for each convolution that is measured with everything it may merge.

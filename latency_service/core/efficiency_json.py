@@ -23,7 +23,11 @@ def efficiency_to_json(efficiency: Efficiency) -> dict[str, Any]:
 
 
 def _shallow(value: Efficiency | FamilyModel | Layout) -> dict[str, Any]:
-    return {field.name: getattr(value, field.name) for field in fields(value)}
+    row = {field.name: getattr(value, field.name) for field in fields(value)}
+    # what came later is left out where it says nothing, so that older revisions keep their digest
+    if not row.get("cached_s_per_byte", True):
+        del row["cached_s_per_byte"]
+    return row
 
 
 def efficiency_from_json(document: Any, where: str) -> Efficiency:
@@ -105,6 +109,9 @@ def _family(read: _Reader, document: Any, at: str) -> FamilyModel:
         spread=read.number(row.get("spread"), f"{at}.spread", 0.0),
         median_error=read.number(row.get("median_error"), f"{at}.median_error", 0.0),
         samples=int(read.number(row.get("samples"), f"{at}.samples", 0.0)),
+        cached_s_per_byte=read.number(
+            row.get("cached_s_per_byte", 0.0), f"{at}.cached_s_per_byte", 0.0
+        ),
     )
     wide = {len(model.features), len(model.lengths), *(len(point) for point in model.points)}
     if len(wide) > 1 or len(model.points) != len(model.weights):

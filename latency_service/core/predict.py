@@ -94,6 +94,12 @@ class Predictor:
             ]
         )
 
+        self._itemsizes = np.array([BYTES_PER_ELEMENT[dtype] for dtype in kernels.dtypes])
+        self._cached_s_per_byte = np.zeros(len(kernels.layers))
+        for group in self.assigned:
+            if group.model is not None:
+                self._cached_s_per_byte[list(group.kernels)] = group.model.cached_s_per_byte
+
     @property
     def assumptions(self) -> tuple[str, ...]:
         """Which kernels are charged as something else, in words."""
@@ -126,7 +132,10 @@ class Predictor:
         lower = np.maximum((np.ceil(live / step) - 1.0) * step, 0.0)
         lower = np.where(lower > 0, lower, np.minimum(live, 1.0))
         less = (lower, n_out) if of_inputs else (n_in, lower)
-        saved = self._at(n_in, n_out, alive).seconds - self._at(less[0], less[1], alive).seconds
+        now = self._at(n_in, n_out, alive)
+        constants = self._constant_bytes(now.dims) * self.kernels.times * alive[self.kernels.layers]
+        kept = float(self.efficiency.kept_share(constants.sum()))
+        saved = now.seconds - self._at(less[0], less[1], alive, kept).seconds
         by_layer = np.zeros(len(live))
         np.add.at(by_layer, self.kernels.layers, saved)
         gap = live - lower
@@ -143,7 +152,14 @@ class Predictor:
         found: FloatArray = rates[level]
         return found
 
-    def _at(self, n_in: FloatArray, n_out: FloatArray, alive: FloatArray) -> Structure:
+    def _at(
+        self, n_in: FloatArray, n_out: FloatArray, alive: FloatArray, kept: float | None = None
+    ) -> Structure:
+        """The kernels at (L,) live channels.
+
+        Args:
+            kept: share of the constants that stay in the last cache; None: as many as fit.
+        """
         kernels = self.kernels
         dims = self._dims(n_in, n_out)
         seconds = np.zeros(len(kernels.layers))
@@ -159,8 +175,17 @@ class Predictor:
                 spread[rows] = group.model.spread * (1.0 if group.exact else _ALIKE_SPREAD)
         seconds += self._per_element * dims[:, Dim.OUT_ELEMENTS] + self.efficiency.dispatch_s
         runs = kernels.times * alive[kernels.layers]
+        constants = self._constant_bytes(dims)
+        if kept is None:
+            kept = float(self.efficiency.kept_share((constants * runs).sum()))
+        seconds -= kept * self._cached_s_per_byte * constants
         fixed = np.minimum(fixed + self.efficiency.dispatch_s, 0.5 * seconds)
         return Structure(seconds * runs, fixed * runs, spread, dims)
+
+    def _constant_bytes(self, dims: FloatArray) -> FloatArray:
+        """(P,) bytes of constants that each kernel reads at (P, D) dimensions."""
+        size: FloatArray = self._itemsizes * dims[..., Dim.CONSTANT_ELEMENTS]
+        return size
 
     def _dims(self, n_in: FloatArray, n_out: FloatArray) -> FloatArray:
         """(P, D) live dimensions at (L,) live channels."""
@@ -214,7 +239,26 @@ class Predictor:
                 total += self._column(
                     group, position, n_in[:, layer], n_out[:, layer], alive[:, layer]
                 )
-        return total
+        return total - self._saved_s(n_in, n_out, alive)
+
+    def _saved_s(self, n_in: FloatArray, n_out: FloatArray, alive: FloatArray) -> FloatArray:
+        """(N,) seconds saved by constants that stay in the last cache."""
+        read, saved = np.zeros(len(n_in)), np.zeros(len(n_in))
+        kernels = self.kernels
+        full = self._constant_bytes(kernels.dims) * kernels.times
+        for position, (layer, size) in enumerate(zip(kernels.layers, full, strict=True)):
+            if not size:
+                continue
+            rule = kernels.follows[position][Dim.CONSTANT_ELEMENTS]
+            live = size * alive[:, layer]
+            if rule in (Follows.READS, Follows.BOTH):
+                live = live * _share(n_in[:, layer], self._full_in[layer])
+            if rule in (Follows.WRITES, Follows.BOTH):
+                live = live * _share(n_out[:, layer], self._full_out[layer])
+            read += live
+            saved += self._cached_s_per_byte[position] * live
+        result: FloatArray = self.efficiency.kept_share(read) * saved
+        return result
 
     def _column(
         self,

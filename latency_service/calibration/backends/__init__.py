@@ -25,12 +25,15 @@ class Run(NamedTuple):
         kernel_s: of the workload itself, once.
         to_blocks_s, from_blocks_s: of a layout reorder of its input and its output; 0 without.
         clean: whether nothing disturbed it.
+        cached: whether the caches were left as they were, by a workload that empties them
+            otherwise.
     """
 
     kernel_s: float
     to_blocks_s: float
     from_blocks_s: float
     clean: bool
+    cached: bool = False
 
 
 class Prepared(Protocol):
@@ -38,9 +41,11 @@ class Prepared(Protocol):
 
     Attributes:
         most_runs: how often it is worth running in one round.
+        evicts: whether it empties the caches before every other run.
     """
 
     most_runs: int
+    evicts: bool
 
     def run(self) -> float:
         """Run once; wall seconds, for planning only."""
