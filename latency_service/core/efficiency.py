@@ -71,7 +71,7 @@ class FamilyModel:
     def seconds(self, dims: FloatArray, itemsize: float) -> FloatArray:
         """(...) predicted seconds at (..., D) dimensions."""
         correction = np.full(dims.shape[:-1], self.mean)
-        if self.weights:
+        if self.features and self.weights:
             x = self._features(dims)
             correction = correction + kernel(x, np.array(self.points)) @ np.array(self.weights)
         result: FloatArray = self.base_s(dims, itemsize) * np.exp(correction)
@@ -134,6 +134,8 @@ class Efficiency:
             "dtype sequence" ("float32 Conv Add Relu").
         layout: None where the runtime keeps one layout.
         source: what it was fitted from.
+        alone_s: what a convolution takes longer on its own, as families were measured, than in a
+            network, where another one has left its code in the nearer caches.
     """
 
     families: Mapping[str, FamilyModel]
@@ -144,6 +146,7 @@ class Efficiency:
     merged: Mapping[str, float] = field(default_factory=dict)
     layout: Layout | None = None
     source: str = ""
+    alone_s: float = 0.0
 
     def kept_share(self, constant_bytes: FloatArray) -> FloatArray:
         """(...) share of a network's constants that are still in the last cache when it runs again.

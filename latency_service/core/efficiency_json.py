@@ -11,6 +11,8 @@ from latency_service.core.efficiency import Efficiency, FamilyModel, Layout
 from latency_service.core.errors import ProfileError
 from latency_service.core.features import features_of
 
+_LATER = ("alone_s", "cached_s_per_byte")
+
 
 def efficiency_to_json(efficiency: Efficiency) -> dict[str, Any]:
     """The model as plain JSON values; `efficiency_from_json` gives it back."""
@@ -25,8 +27,9 @@ def efficiency_to_json(efficiency: Efficiency) -> dict[str, Any]:
 def _shallow(value: Efficiency | FamilyModel | Layout) -> dict[str, Any]:
     row = {field.name: getattr(value, field.name) for field in fields(value)}
     # what came later is left out where it says nothing, so that older revisions keep their digest
-    if not row.get("cached_s_per_byte", True):
-        del row["cached_s_per_byte"]
+    for name in _LATER:
+        if not row.get(name, True):
+            del row[name]
     return row
 
 
@@ -69,6 +72,7 @@ def efficiency_from_json(document: Any, where: str) -> Efficiency:
         },
         layout=None if layout is None else _layout(read, layout),
         source=read.text(table.get("source", ""), "efficiency.source"),
+        alone_s=read.number(table.get("alone_s", 0.0), "efficiency.alone_s", 0.0),
     )
 
 

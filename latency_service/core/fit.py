@@ -87,6 +87,10 @@ def fit_family(
     # what only moves memory is smooth: a few points describe it
     support = settings.support if contraction else min(settings.support, _SMOOTH)
     points, weights = process.project(raw, target, jitter, support)
+    if not names:
+        # all samples of one shape: their mean is all that they tell
+        process.mean = float(np.mean(target))
+        points, weights = np.zeros((0, 0)), np.zeros(0)
     # what the clock cannot resolve says nothing about the fit
     told = left_out[seconds > 5 * settings.resolution_s]
     told = told if told.size >= 5 else left_out

@@ -25,6 +25,10 @@ Places = npt.NDArray[np.int64]
 _UNKNOWN_SPREAD = 1.0
 # A family that stands in for another one is this much less certain.
 _ALIKE_SPREAD = 2.0
+# Kernels that follow others of their kind in most networks.
+_IN_ROWS = ("Conv/", "ReorderInput", "ReorderOutput")
+# A kernel that starts sooner in a network still takes this share of its time.
+_LEAST_SHARE = 0.3
 # No interval is given where kernels that were not measured take a larger share than this.
 _MOST_UNKNOWN = 0.05
 
@@ -100,6 +104,10 @@ class Predictor:
             if group.model is not None:
                 self._cached_s_per_byte[list(group.kernels)] = group.model.cached_s_per_byte
 
+        self._sooner = np.array(
+            [efficiency.alone_s * family.startswith(_IN_ROWS) for family in kernels.families]
+        )
+
     @property
     def assumptions(self) -> tuple[str, ...]:
         """Which kernels are charged as something else, in words."""
@@ -174,6 +182,7 @@ class Predictor:
                 fixed[rows] = group.model.fixed_s
                 spread[rows] = group.model.spread * (1.0 if group.exact else _ALIKE_SPREAD)
         seconds += self._per_element * dims[:, Dim.OUT_ELEMENTS] + self.efficiency.dispatch_s
+        seconds = self._among_others(seconds, self._sooner)
         runs = kernels.times * alive[kernels.layers]
         constants = self._constant_bytes(dims)
         if kept is None:
@@ -181,6 +190,11 @@ class Predictor:
         seconds -= kept * self._cached_s_per_byte * constants
         fixed = np.minimum(fixed + self.efficiency.dispatch_s, 0.5 * seconds)
         return Structure(seconds * runs, fixed * runs, spread, dims)
+
+    def _among_others(self, seconds: FloatArray, sooner: FloatArray | float) -> FloatArray:
+        """(...) seconds of kernels in a network, of (...) seconds on their own."""
+        left: FloatArray = np.maximum(seconds - sooner, _LEAST_SHARE * seconds)
+        return left
 
     def _constant_bytes(self, dims: FloatArray) -> FloatArray:
         """(P,) bytes of constants that each kernel reads at (P, D) dimensions."""
@@ -274,24 +288,24 @@ class Predictor:
         ins, at_in = _distinct(_share(n_in, self._full_in[layer]), follows, Follows.READS)
         outs, at_out = _distinct(_share(n_out, self._full_out[layer]), follows, Follows.WRITES)
         itemsize = BYTES_PER_ELEMENT[kernels.dtypes[position]]
-        row = kernels.dims[position]
+        row, sooner = kernels.dims[position], float(self._sooner[position])
         if len(ins) * len(outs) <= 2 * len(n_in):
             dims = _scaled(row, follows, ins[:, None], outs[None, :])  # (I, O, D)
             value = self._plain(group, dims, itemsize)
-            if group.model is not None and group.model.weights:
+            if group.model is not None and group.model.features and group.model.weights:
                 value = value * np.exp(_table(group.model, row, follows, ins, outs))
             if not group.exact:
                 value = np.maximum(value, self._least(group, dims))
-            column = (value + self._extra(position, dims))[at_in, at_out]
+            column = self._among_others(value + self._extra(position, dims), sooner)[at_in, at_out]
         else:
             dims = _scaled(row, follows, ins[at_in], outs[at_out])  # (N, D)
             value = self._plain(group, dims, itemsize)
-            if group.model is not None and group.model.weights:
+            if group.model is not None and group.model.features and group.model.weights:
                 correction = _table(group.model, row, follows, ins, outs, (at_in, at_out))
                 value = value * np.exp(correction)
             if not group.exact:
                 value = np.maximum(value, self._least(group, dims))
-            column = value + self._extra(position, dims)
+            column = self._among_others(value + self._extra(position, dims), sooner)
         result: FloatArray = column * kernels.times[position] * alive
         return result
 

@@ -111,3 +111,8 @@ class TestFit:
         again = sample_from_json(sample_to_json(sample))
         assert again.cached_s is not None
         assert math.isclose(again.cached_s, 0.5 * sample.latency_s)
+
+    def test_samples_of_one_shape_give_their_mean(self):
+        sample = self.samples(1, None)[0]
+        (family,) = fit([sample, replace(sample, latency_s=1.1 * sample.latency_s)], Settings())
+        assert family.model.features == family.model.weights == ()

@@ -9,7 +9,7 @@ from __future__ import annotations
 import importlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 from latency_service.calibration.measurement import Rate
 from latency_service.core.efficiency import Layout
@@ -104,6 +104,15 @@ class Backend(Protocol):
 
     def facts(self) -> Mapping[str, Any]:
         """Versions and settings that the numbers depend on."""
+        ...
+
+
+@runtime_checkable
+class RunsNetworks(Protocol):
+    """A backend that runs whole ONNX networks too."""
+
+    def network(self, model: bytes, feeds: Mapping[str, Any]) -> Any:
+        """A network that is ready: `run()`, and `readings` of its runs."""
         ...
 
 
