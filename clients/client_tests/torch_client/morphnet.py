@@ -102,7 +102,8 @@ def set_pattern(model: Any, network: Mapping[str, Any], pattern: str) -> None:
         if pattern == "W":
             for name, kernel in group_lasso_weights(network).items():
                 module: Any = model.get_submodule(name)
-                weight = module[1].weight if isinstance(module, nn.Sequential) else module.weight
+                inside: Any = module[1] if isinstance(module, nn.Sequential) else module
+                weight = inside.weight
                 weight.copy_(torch.from_numpy(np.ascontiguousarray(kernel)).reshape(weight.shape))
             return
         for name, gamma in gammas(network, pattern).items():

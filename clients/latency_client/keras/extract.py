@@ -243,7 +243,8 @@ class Trace:
         if handler is None:
             raise call.refuse(
                 "is an operation without a counterpart in ONNX's terms",
-                'put it into a layer and register_layer a counterpart, or pass unknown_ops="freeze"',
+                "put it into a layer and register_layer a counterpart, or pass "
+                'unknown_ops="freeze"',
             )
         return handler(call)
 
