@@ -101,8 +101,7 @@ def set_pattern(model: Any, network: Mapping[str, Any], pattern: str) -> None:
     with torch.no_grad():
         if pattern == "W":
             for name, kernel in group_lasso_weights(network).items():
-                module: Any = model.get_submodule(name)
-                weight = module[1].weight if isinstance(module, nn.Sequential) else module.weight
+                weight = model.get_parameter(f"{layer_name(model, name)}.weight")
                 weight.copy_(torch.from_numpy(np.ascontiguousarray(kernel)).reshape(weight.shape))
             return
         for name, gamma in gammas(network, pattern).items():
