@@ -21,7 +21,7 @@ from latency_client.channels import members_of, written_axis
 from latency_client.errors import StructureError
 from latency_client.graph import LayerGraph
 from latency_client.resources import FloatArray
-from latency_client.wire import Answer
+from latency_client.wire import Answer, Member
 
 BoolArray = npt.NDArray[np.bool_]
 
@@ -47,6 +47,7 @@ class Structure:
         masks: per group id, (size,) whether each channel lives.
         strengths: per group id, (size,) of each channel; decides which ones rounding revives.
         steps: per group id, the step in which the device gets faster.
+        members: per group id, where its channels sit; with them a structure is enough to prune.
         layers: the same seen from every layer whose output channels may be pruned.
         device: name, runtime, revision and digest of what the costs were for.
         graph: digest of the layer graph.
@@ -55,6 +56,7 @@ class Structure:
     masks: Mapping[str, BoolArray]
     strengths: Mapping[str, FloatArray]
     steps: Mapping[str, int]
+    members: Mapping[str, tuple[Member, ...]]
     layers: Mapping[str, Width]
     device: Mapping[str, Any]
     graph: str
@@ -115,6 +117,7 @@ def make_structure(
         full,
         {name: np.asarray(known.get(name, m), dtype=np.float64) for name, m in full.items()},
         {group.id: group.channel_step for group in answer.groups},
+        {group.id: group.members for group in answer.groups},
         _widths(graph, answer, full),
         {
             "name": device.name,
@@ -229,6 +232,7 @@ def write_structure(base: str | os.PathLike[str], step: int, structure: Structur
                 "alive": np.flatnonzero(mask).tolist(),
                 "strengths": structure.strengths[group].tolist(),
                 "channel_step": structure.steps[group],
+                "members": [member.document() for member in structure.members[group]],
             }
             for group, mask in structure.masks.items()
         },
@@ -268,18 +272,20 @@ def read_structure(path: str | os.PathLike[str]) -> Structure:
             "and are read with read_alive_counts"
         )
     try:
-        masks, strengths, steps = {}, {}, {}
+        masks, strengths, steps, members = {}, {}, {}, {}
         for name, row in document["groups"].items():
             mask = np.zeros(row["size"], dtype=np.bool_)
             mask[np.array(row["alive"], dtype=np.int64)] = True
             masks[name] = mask
             strengths[name] = np.array(row["strengths"], dtype=np.float64)
             steps[name] = int(row["channel_step"])
+            members[name] = tuple(map(Member.from_json, row["members"]))
         layers = {
             name: Width(row["op"], row["size"], tuple(row["alive"]))
             for name, row in document["layers"].items()
         }
-        return Structure(masks, strengths, steps, layers, document["device"], document["graph"])
+        device, graph = document["device"], document["graph"]
+        return Structure(masks, strengths, steps, members, layers, device, graph)
     except (KeyError, TypeError, IndexError, ValueError) as error:
         raise StructureError(f"{path} is damaged: {type(error).__name__} {error}") from None
 

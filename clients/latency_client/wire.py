@@ -59,6 +59,23 @@ class Member:
         first = self.start + self.stride * np.arange(size, dtype=np.int64)
         return first[:, None] + np.arange(self.block, dtype=np.int64)
 
+    @classmethod
+    def from_json(cls, row: Mapping[str, Any]) -> Member:
+        """Read one; KeyError, TypeError or ValueError say what is wrong with it."""
+        index = row.get("index")
+        if index is None:
+            run = int(row["start"]), int(row["stride"]), int(row["block"])
+            return cls(row["layer"], row["role"], int(row["axis"]), *run, None)
+        rows = tuple(tuple(int(p) for p in positions) for positions in index)
+        return cls(row["layer"], row["role"], int(row["axis"]), 0, 0, 0, rows)
+
+    def document(self) -> dict[str, Any]:
+        """The same as JSON values."""
+        row: dict[str, Any] = {"layer": self.layer, "role": self.role, "axis": self.axis}
+        if self.index is None:
+            return row | {"start": self.start, "stride": self.stride, "block": self.block}
+        return row | {"index": [list(positions) for positions in self.index]}
+
 
 @dataclass(frozen=True, slots=True)
 class Group:
@@ -235,17 +252,8 @@ def _group(row: Mapping[str, Any]) -> Group:
         bool(row["prunable"]),
         int(row["channel_step"]),
         float(row["marginal_s"]),
-        tuple(map(_member, row["members"])),
+        tuple(map(Member.from_json, row["members"])),
     )
-
-
-def _member(row: Mapping[str, Any]) -> Member:
-    index = row.get("index")
-    if index is None:
-        run = int(row["start"]), int(row["stride"]), int(row["block"])
-        return Member(row["layer"], row["role"], int(row["axis"]), *run, None)
-    rows = tuple(tuple(int(p) for p in positions) for positions in index)
-    return Member(row["layer"], row["role"], int(row["axis"]), 0, 0, 0, rows)
 
 
 def _kind(value: Any) -> str:

@@ -101,9 +101,7 @@ def set_pattern(model: Any, network: Mapping[str, Any], pattern: str) -> None:
     with torch.no_grad():
         if pattern == "W":
             for name, kernel in group_lasso_weights(network).items():
-                module: Any = model.get_submodule(name)
-                inside: Any = module[1] if isinstance(module, nn.Sequential) else module
-                weight = inside.weight
+                weight = model.get_parameter(f"{layer_name(model, name)}.weight")
                 weight.copy_(torch.from_numpy(np.ascontiguousarray(kernel)).reshape(weight.shape))
             return
         for name, gamma in gammas(network, pattern).items():

@@ -17,6 +17,7 @@ from latency_client.torch.family import (
 )
 from latency_client.torch.gates import Gate, add_gates
 from latency_client.torch.operators import register_operator
+from latency_client.torch.prune import masked, prune, rebuild
 from latency_client.torch.regularizers import NetworkRegularizer
 
 __all__ = [
@@ -37,5 +38,8 @@ __all__ = [
     "NetworkRegularizer",
     "add_gates",
     "extract",
+    "masked",
+    "prune",
+    "rebuild",
     "register_operator",
 ]

@@ -93,7 +93,7 @@ def extract(
     if trace.unknown and not trace.freeze_unknown:
         raise UnsupportedOperatorError(_unknown(trace.unknown), tuple(dict.fromkeys(trace.unknown)))
     outputs = []
-    for tensor in _tensors(result):
+    for tensor in tensors_in(result):
         value = trace.value(tensor)
         if isinstance(value, Activation):
             outputs.append(value.name)
@@ -133,7 +133,7 @@ def _with_rows(
     args: tuple[Any, ...], kwargs: dict[str, Any], rows: int, axis: int
 ) -> tuple[tuple[Any, ...], dict[str, Any]]:
     """The same inputs with as many rows as are wanted, repeated or cut off."""
-    tensors = [t for t in _tensors((args, kwargs)) if t.ndim > axis]
+    tensors = [t for t in tensors_in((args, kwargs)) if t.ndim > axis]
     if not tensors:
         return args, kwargs
     batch = tensors[0].shape[axis]
@@ -169,7 +169,7 @@ def _declare(
     named = [(names[i] if i < len(names) else f"input_{i}", value) for i, value in enumerate(args)]
     batch = None
     for name, value in (*named, *kwargs.items()):
-        for tensor in _tensors(value):
+        for tensor in tensors_in(value):
             if batch is None and batch_axis is not None and tensor.ndim > batch_axis:
                 batch = tensor.shape[batch_axis]
             has_batch = (
@@ -186,19 +186,27 @@ def _declare(
             trace.set(tensor, Activation(declared))
 
 
-def _tensors(value: Any) -> Iterator[Tensor]:
+def with_rows(
+    example_inputs: Any, rows: int, axis: int | None
+) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """Example inputs as arguments, with as many rows as are wanted."""
+    args, kwargs = _arguments(example_inputs)
+    return (args, kwargs) if axis is None else _with_rows(args, kwargs, rows, axis)
+
+
+def tensors_in(value: Any) -> Iterator[Tensor]:
     """Every tensor in nested containers, in order."""
     if isinstance(value, Tensor):
         yield value
     elif isinstance(value, Mapping):
         for item in value.values():
-            yield from _tensors(item)
+            yield from tensors_in(item)
     elif isinstance(value, list | tuple):
         for item in value:
-            yield from _tensors(item)
+            yield from tensors_in(item)
     elif is_dataclass(value) and not isinstance(value, type):
         for entry in fields(value):
-            yield from _tensors(getattr(value, entry.name))
+            yield from tensors_in(getattr(value, entry.name))
 
 
 @contextmanager
@@ -229,4 +237,4 @@ def _restored(model: nn.Module) -> Iterator[None]:
             module.training = training
 
 
-__all__ = ["Extraction", "extract", "operators", "unwrapped"]
+__all__ = ["Extraction", "extract", "operators", "tensors_in", "unwrapped", "with_rows"]

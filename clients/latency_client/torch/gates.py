@@ -16,8 +16,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.modules.conv import _ConvTransposeNd
 
-from latency_client.errors import NothingToPruneError, OptionError
+from latency_client.errors import NothingToPruneError, OptionError, PruningError
 
 
 class Gate(nn.Module):
@@ -185,7 +186,7 @@ def add_gates(
                 f"module {path!r} ({type(module).__name__}) has no channels that a gate could "
                 "multiply; choose BatchNorms or convolutions"
             )
-        gate = Gate(channels, **options)
+        gate = Gate(channels, **options).train(module.training)
         reference = next(module.parameters(), None)
         module.add_module("gate", gate if reference is None else gate.to(reference.device))
         module.register_forward_hook(_Apply())
@@ -204,6 +205,37 @@ def gates_of(model: nn.Module) -> dict[str, Gate]:
         for path, module in model.named_modules()
         if isinstance(getattr(module, "gate", None), Gate)
     }
+
+
+def fold_gates(model: nn.Module) -> None:
+    """Multiply every gate into the parameters before it, and take it away, in place.
+
+    Raises:
+        PruningError: for a gate behind a module without parameters to multiply.
+    """
+    for path, gate in gates_of(model).items():
+        module = model.get_submodule(path)
+        mask = gate.applied(gate.inference_mask()).detach()
+        weight, bias = module._parameters.get("weight"), module._parameters.get("bias")
+        if weight is None:
+            raise PruningError(
+                f"the gate of {path!r} stands behind a module without a scale; it cannot become "
+                "part of it: let the BatchNorm have affine=True"
+            )
+        transposed = isinstance(module, _ConvTransposeNd)
+        axis = 1 if transposed else 0
+        if transposed and weight.shape[1] != gate.channels:
+            raise PruningError(f"the gate of the grouped transposed convolution {path!r} cannot go")
+        shape = [1] * weight.ndim
+        shape[axis] = gate.channels
+        with torch.no_grad():
+            weight.mul_(mask.to(weight.dtype).reshape(shape))
+            if bias is not None:
+                bias.mul_(mask.to(bias.dtype))
+        for key, hook in list(module._forward_hooks.items()):
+            if isinstance(hook, _Apply):
+                del module._forward_hooks[key]
+        del module.gate
 
 
 @contextmanager

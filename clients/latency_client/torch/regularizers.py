@@ -24,6 +24,7 @@ from latency_client.structure import Structure, make_structure, rounded
 from latency_client.torch.algorithms import Algorithm, LogisticSigmoid
 from latency_client.torch.evaluate import ChannelTensors, CostTensors, Layerwise, working_dtype
 from latency_client.torch.network import Network, describe
+from latency_client.torch.prune import prune
 from latency_client.wire import Answer
 
 Decorator = Callable[[str, Tensor], Tensor]
@@ -83,6 +84,7 @@ class NetworkRegularizer:
         self.algorithm = algorithm
         self.resource = resource
         self.network = describe(model, example_inputs, names, service, **options)
+        self._example_inputs, self._batch_axis = example_inputs, options.get("batch_axis", 0)
         self.channels: ChannelMap = self._find_channels()
         self._weights = _weights(weights, len(names) if resource.per_device else 1)
         self._worst = combine == "worst"
@@ -262,6 +264,28 @@ class NetworkRegularizer:
         if floor or multiple_of != 1:
             structure = rounded(structure, graph, answer, floor=floor, multiple_of=multiple_of)
         return structure
+
+    def prune(
+        self,
+        model: nn.Module | None = None,
+        *,
+        floor: int = 0,
+        multiple_of: int | str = 1,
+        **options: Any,
+    ) -> nn.Module:
+        """A smaller copy of the model, with the weights that survive; see `prune`.
+
+        Args:
+            model: another one of the same code, an average of weights say; default: the model.
+        """
+        structure = self.structure(floor=floor, multiple_of=multiple_of)
+        return prune(
+            self.network.model if model is None else model,
+            structure,
+            self._example_inputs,
+            batch_axis=self._batch_axis,
+            **options,
+        )
 
     def alive_counts(self) -> dict[str, int]:
         """Live output channels of every layer that may be pruned, by name."""

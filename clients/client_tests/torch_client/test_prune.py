@@ -1,0 +1,272 @@
+"""Pruned models compute what masked ones do, whatever they are made of."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch")
+
+from hypothesis import given, settings  # noqa: E402
+from hypothesis import strategies as st  # noqa: E402
+from torch import Tensor, nn  # noqa: E402
+
+from latency_client import errors  # noqa: E402
+from latency_client.reference import costs  # noqa: E402
+from latency_client.resources import MODEL_SIZE, cost_arrays  # noqa: E402
+from latency_client.service import HttpService  # noqa: E402
+from latency_client.structure import Structure, make_structure  # noqa: E402
+from latency_client.torch import (  # noqa: E402
+    GammaLatencyRegularizer,
+    LogisticSigmoidLatencyRegularizer,
+    add_gates,
+    masked,
+    prune,
+    rebuild,
+)
+from latency_client.torch.network import Network, describe  # noqa: E402
+from tests.parity import torch_networks as zoo  # noqa: E402
+
+ATTENTION = {"vit", "text"}
+
+
+def transformer() -> nn.Module:
+    layer = nn.TransformerEncoderLayer(12, 3, 23, batch_first=True)
+    return nn.TransformerEncoder(layer, 2, enable_nested_tensor=False)
+
+
+class Flat(nn.Module):
+    """Flatten between a convolution and dense layers; a BatchNorm without a scale."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, 7, 3, padding=1)
+        self.plain = nn.BatchNorm2d(7, affine=False)
+        self.pool = nn.MaxPool2d(2)
+        self.hidden = nn.Linear(7 * 3 * 5, 11)
+        self.bn = nn.BatchNorm1d(11)
+        self.fc = nn.Linear(11, 5)
+
+    def forward(self, x: Tensor):
+        x = self.pool(self.plain(self.conv(x)).relu())
+        return self.fc(self.bn(self.hidden(x.flatten(1))).relu())
+
+
+class Dies(nn.Module):
+    """A residual branch with a strided convolution, a pool and a concat that may die."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = zoo.conv_bn(3, 11, 3)
+        self.branch = nn.Sequential(
+            zoo.conv_bn(11, 5, 3), nn.MaxPool2d(3, 1, 1), zoo.conv_bn(5, 11, 3, act=None)
+        )
+        self.side = nn.Sequential(zoo.conv_bn(11, 7, 1), nn.AvgPool2d(3, 1, 1))
+        self.head = nn.Conv2d(18, 5, 1)
+
+    def forward(self, x: Tensor):
+        x = self.stem(x)
+        x = x + self.branch(x)
+        return self.head(torch.cat((x, self.side(x)), 1))
+
+
+EXAMPLES = {
+    **zoo.EXAMPLES,
+    "transformer": zoo.Example(transformer, ((7, 12),)),
+    "flat": zoo.Example(Flat, ((3, 6, 10),)),
+    "dies": zoo.Example(Dies, ((3, 7, 11),)),
+}
+
+
+def resize_heads(module: Any, axes: Mapping[str, tuple[int, int]]) -> None:
+    """The attention of the zoo takes its depth from the width of its input."""
+    kept = next(after for before, after in axes.values() if before == module.heads)
+    depth = module.qkv.in_features // module.heads
+
+    def forward(x: Tensor) -> Tensor:
+        qkv = module.qkv(x).unflatten(-1, (3, kept, depth)).permute(2, 0, 3, 1, 4)
+        weights = torch.softmax(qkv[0] @ qkv[1].transpose(-2, -1) * depth**-0.5, -1)
+        out: Tensor = module.out((weights @ qkv[2]).transpose(1, 2).flatten(2))
+        return out
+
+    module.forward = forward
+
+
+@pytest.fixture(scope="module")
+def networks(service: HttpService) -> Callable[[str], Network]:
+    known: dict[str, Network] = {}
+
+    def network(name: str) -> Network:
+        if name not in known:
+            example = EXAMPLES[name]
+            known[name] = describe(example.model(), example.inputs(1), ["v100"], service)
+        return known[name]
+
+    return network
+
+
+def random_structure(network: Network, seed: int, kill: bool = False) -> Structure:
+    random = np.random.default_rng(seed)
+    masks = {}
+    for group in network.answer.groups:
+        if group.prunable:
+            mask = random.random(group.size) > 0.4
+            mask[0] |= not mask.any()
+            if kill and random.random() < 0.3:
+                mask[:] = False
+            masks[group.id] = mask
+    return make_structure(network.extraction.graph, network.answer, masks)
+
+
+@pytest.mark.parametrize("name", EXAMPLES)
+@settings(max_examples=8)
+@given(seed=st.integers(0, 2**32 - 1))
+def test_a_pruned_model_gives_the_masked_models_outputs(
+    networks: Callable[[str], Network], name: str, seed: int
+) -> None:
+    network = networks(name)
+    structure = random_structure(network, seed)
+    example = EXAMPLES[name]
+    inputs = example.inputs(3)
+    hooks: Any = {zoo.Attention: resize_heads} if name in ATTENTION else None
+    before = {key: value.clone() for key, value in network.model.state_dict().items()}
+    smaller = prune(network.model, structure, example.inputs(1), resize=hooks)
+    full = masked(network.model, structure, example.inputs(1))
+
+    with torch.no_grad():
+        wanted, got = full.eval()(*inputs), smaller.eval()(*inputs)
+    for a, b in zip(_tuple(wanted), _tuple(got), strict=True):
+        assert (a - b).abs().max() <= 1e-5 * max(1, a.abs().max())
+    for key, value in network.model.state_dict().items():
+        assert torch.equal(value, before[key])
+    arrays = cost_arrays(network.answers, MODEL_SIZE)
+    kernels = costs(arrays, structure.counts(arrays.groups))[0]
+    # einsum's weights and learned additions count as weights, too
+    assert kernels <= sum(p.numel() for p in smaller.parameters())
+
+
+def _tuple(value: Any) -> tuple[Any, ...]:
+    return value if isinstance(value, tuple) else (value,)
+
+
+@pytest.mark.parametrize("name", ["resnet", "mobilenet-v3", "densenet", "unet", "mixer", "dies"])
+@settings(max_examples=8)
+@given(seed=st.integers(0, 2**32 - 1))
+def test_branches_that_die_are_removed(
+    networks: Callable[[str], Network], name: str, seed: int
+) -> None:
+    network = networks(name)
+    structure = random_structure(network, seed, kill=True)
+    inputs = EXAMPLES[name].inputs(1)
+    try:
+        smaller = prune(network.model, structure, inputs)
+    except errors.PruningError as refused:
+        if "no live channel leads" not in str(refused):
+            raise
+        return
+    full = masked(network.model, structure, inputs)
+    with torch.no_grad():
+        for a, b in zip(_tuple(full(*inputs)), _tuple(smaller(*inputs)), strict=True):
+            assert (a - b).abs().max() <= 1e-5 * max(1, a.abs().max())
+
+
+def test_a_dead_branch_leaves_its_shortcut_and_no_convolution(
+    networks: Callable[[str], Network],
+) -> None:
+    network = networks("dies")
+    (group,) = (g for g in network.answer.groups if g.prunable and g.size == 5)
+    masks = {group.id: np.zeros(5, dtype=np.bool_)}
+    structure = make_structure(network.extraction.graph, network.answer, masks)
+    smaller: Any = prune(network.model, structure, EXAMPLES["dies"].inputs(1))
+
+    assert not any(isinstance(m, nn.Conv2d) for m in smaller.branch.modules())
+    x = torch.randn(2, 3, 13, 17)  # of another size than the example
+    full = masked(network.model, structure, EXAMPLES["dies"].inputs(1))
+    assert torch.allclose(full(x), smaller(x), atol=1e-5)
+    smaller.train()(x).sum().backward()
+
+
+def test_modules_say_their_new_sizes(networks: Callable[[str], Network]) -> None:
+    network = networks("mobilenet-v3")
+    smaller = prune(network.model, random_structure(network, 5), EXAMPLES["mobilenet-v3"].inputs(1))
+    for module in smaller.modules():
+        if isinstance(module, nn.Conv2d):
+            shape = (module.out_channels, module.in_channels // module.groups, *module.kernel_size)
+            assert module.weight.shape == shape
+        if isinstance(module, nn.Linear):
+            assert module.weight.shape == (module.out_features, module.in_features)
+        if isinstance(module, nn.BatchNorm2d):
+            assert module.weight.shape == module.running_var.shape == (module.num_features,)  # type: ignore[union-attr]
+    torch.nn.utils.parameters_to_vector(smaller.parameters())
+
+
+def test_code_with_numbers_of_heads_in_it_is_named(networks: Callable[[str], Network]) -> None:
+    network = networks("vit")
+    with pytest.raises(errors.PruningError, match=r"'layers\.0\.attention'.*resize="):
+        prune(network.model, random_structure(network, 0), EXAMPLES["vit"].inputs(1))
+
+
+def test_a_structure_from_other_code_is_refused(networks: Callable[[str], Network]) -> None:
+    structure = random_structure(networks("resnet"), 0)
+    with pytest.raises(errors.StructureError, match="exported from other code"):
+        prune(networks("densenet").model, structure, EXAMPLES["densenet"].inputs(1))
+
+
+def test_nothing_is_left_without_a_floor(networks: Callable[[str], Network]) -> None:
+    network = networks("resnet")
+    masks = {g.id: np.zeros(g.size, dtype=np.bool_) for g in network.answer.groups if g.prunable}
+    structure = make_structure(network.extraction.graph, network.answer, masks)
+    with pytest.raises(errors.PruningError, match=r"no live channel leads.*floor=1"):
+        prune(network.model, structure, EXAMPLES["resnet"].inputs(1))
+
+
+def test_a_model_is_rebuilt_from_its_structure(networks: Callable[[str], Network]) -> None:
+    network, example = networks("resnet"), EXAMPLES["resnet"]
+    structure = random_structure(network, 3)
+    pruned = prune(network.model, structure, example.inputs(1))
+    fresh = rebuild(zoo.ResNet, structure, example.inputs(1))
+
+    assert {n: p.shape for n, p in fresh.named_parameters()} == {
+        n: p.shape for n, p in pruned.named_parameters()
+    }
+    assert fresh.training
+    weight = fresh.get_parameter("stem.0.0.weight")
+    assert weight.abs().max() <= (3 * 7 * 7) ** -0.5  # drawn for the width that is left
+
+
+def test_gates_are_folded_into_the_scales(service: HttpService) -> None:
+    model = zoo.EXAMPLES["resnet"].model()
+    inputs = zoo.EXAMPLES["resnet"].inputs(2)
+    add_gates(model)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if name.endswith("gate.logits"):
+                parameter.uniform_(-1, 3)
+    regularizer = LogisticSigmoidLatencyRegularizer(
+        model, inputs, "v100", service, mask_as_alive_vector=False, threshold=0.5
+    )
+    structure = regularizer.structure(floor=1)
+    smaller = prune(model, structure, inputs)
+    assert not any("gate" in name for name, _ in smaller.named_modules())
+    full = masked(model, structure, inputs)
+    with torch.no_grad():
+        assert torch.allclose(full(*inputs), smaller(*inputs), rtol=1e-4, atol=1e-4)
+
+
+def test_a_regularizer_prunes_its_own_model(service: HttpService) -> None:
+    model = zoo.EXAMPLES["densenet"].model()
+    with torch.no_grad():
+        for name, module in model.named_modules():
+            if isinstance(module, nn.BatchNorm2d):
+                module.weight.copy_(torch.linspace(0, 1, module.num_features) * (name != "x"))
+    inputs = zoo.EXAMPLES["densenet"].inputs(1)
+    regularizer = GammaLatencyRegularizer(model, inputs, "v100", service, threshold=0.3)
+    smaller = regularizer.prune()
+    counts = regularizer.alive_counts()
+    for name, count in counts.items():
+        assert smaller.get_parameter(f"{name}.weight").shape[0] == count, name
+    again = GammaLatencyRegularizer(smaller, inputs, "v100", service, threshold=0)
+    assert again.get_cost().item() == pytest.approx(regularizer.get_cost().item(), rel=1e-9)

@@ -1,0 +1,372 @@
+"""From a structure to a smaller model with the surviving weights.
+
+The smaller model gives the outputs of the masked one, in which every weight that reads a dead
+channel is zero. That is checked on the example inputs before it is returned.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _NormBase
+from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
+
+from latency_client.errors import PruningError
+from latency_client.structure import Structure, check_structure
+from latency_client.torch.attention import PrunedMultiheadAttention, pruned_attention
+from latency_client.torch.cuts import Cuts, mask_
+from latency_client.torch.extract import Extraction, extract, tensors_in, unwrapped, with_rows
+from latency_client.torch.gates import fold_gates
+from latency_client.torch.vanished import Constant, Vanished
+
+Resize = Callable[[nn.Module, Mapping[str, tuple[int, int]]], None]
+
+_POOLS = (
+    nn.MaxPool1d, nn.MaxPool2d, nn.MaxPool3d, nn.AvgPool1d, nn.AvgPool2d, nn.AvgPool3d,
+    nn.AdaptiveAvgPool1d, nn.AdaptiveAvgPool2d, nn.AdaptiveAvgPool3d, nn.AdaptiveMaxPool1d,
+    nn.AdaptiveMaxPool2d, nn.AdaptiveMaxPool3d, nn.Upsample,
+)  # fmt: skip
+
+
+def prune(
+    model: nn.Module,
+    structure: Structure,
+    example_inputs: Any,
+    *,
+    resize: Mapping[type[nn.Module] | str, Resize] | None = None,
+    tolerance: float = 1e-4,
+    batch_axis: int | None = 0,
+    unknown_ops: str = "refuse",
+) -> nn.Module:
+    """A smaller copy of a model; the model itself is left as it is.
+
+    Gates are folded into the scales before them.
+
+    Args:
+        resize: for modules of a type, or at a path, whose code has numbers of channels or heads in
+            it that are no constructor's: gets the module of the copy and, per axis that a reshape
+            of it names, (extent before, extent after), and sets its attributes.
+        tolerance: greatest difference between its outputs and those of the masked model, relative
+            to their largest value.
+
+    Raises:
+        StructureError: if the structure belongs to another model.
+        PruningError: if the model cannot be cut, or the copy computes something else.
+    """
+    model = unwrapped(model)
+    original = copy.deepcopy(model)
+    fold_gates(original)
+    extraction = extract(
+        original, example_inputs, batch_axis=batch_axis, unknown_ops=unknown_ops,
+        batch_size=None if batch_axis is None else 1,
+    )  # fmt: skip
+    check_structure(structure, extraction.graph)
+    cuts = Cuts(original, extraction, structure)
+    smaller = copy.deepcopy(original)
+    _refuse_severed(extraction, structure)
+    _Surgeon(smaller, extraction, cuts).run()
+    _resize(smaller, extraction, structure, resize or {})
+    mask_(original, extraction, structure)
+    _compare(original, smaller, example_inputs, batch_axis, tolerance)
+    return smaller
+
+
+def masked(
+    model: nn.Module, structure: Structure, example_inputs: Any, *, batch_axis: int | None = 0
+) -> nn.Module:
+    """A copy of the full size in which every weight that reads a dead channel is zero."""
+    copied = copy.deepcopy(unwrapped(model))
+    extraction = extract(
+        copied, example_inputs, batch_axis=batch_axis, unknown_ops="freeze",
+        batch_size=None if batch_axis is None else 1,
+    )  # fmt: skip
+    check_structure(structure, extraction.graph)
+    mask_(copied, extraction, structure)
+    return copied
+
+
+def rebuild(
+    model_fn: Callable[[], nn.Module],
+    structure: Structure,
+    example_inputs: Any,
+    *,
+    resize: Mapping[type[nn.Module] | str, Resize] | None = None,
+    batch_axis: int | None = 0,
+) -> nn.Module:
+    """A new model of a structure, to be trained from scratch.
+
+    Args:
+        model_fn: makes the model of the full size.
+
+    Modules that have become smaller draw their weights anew, since the spread of a start depends on
+    the width. Raises as `prune`.
+    """
+    full = model_fn()
+    smaller = prune(full, structure, example_inputs, resize=resize, batch_axis=batch_axis)
+    shapes = {name: tensor.shape for name, tensor in unwrapped(full).named_parameters()}
+    for path, module in smaller.named_modules():
+        reset = getattr(module, "reset_parameters", None)
+        own = dict(module.named_parameters(path, recurse=False))
+        if reset is not None and any(
+            t.numel() > 0 and shapes.get(n) != t.shape for n, t in own.items()
+        ):
+            reset()
+    return smaller.train()
+
+
+class _Surgeon:
+    """Cuts the tensors of a copy and the numbers that its modules keep beside them."""
+
+    def __init__(self, model: nn.Module, extraction: Extraction, cuts: Cuts) -> None:
+        self.model = model
+        self.extraction = extraction
+        self.cuts = cuts
+        self.before = {path: copy.copy(module) for path, module in model.named_modules()}
+
+    def run(self) -> None:
+        replaced: dict[int, Tensor] = {}
+        changed: list[tuple[str, nn.Module]] = []
+        for path, module in list(self.model.named_modules(remove_duplicate=False)):
+            touched = False
+            for store, learned in ((module._parameters, True), (module._buffers, False)):
+                for name, tensor in list(store.items()):
+                    if tensor is None:
+                        continue
+                    full = f"{path}.{name}" if path else name
+                    if id(tensor) not in replaced:
+                        replaced[id(tensor)] = self._smaller(full, tensor, learned)
+                    store[name] = replaced[id(tensor)]
+                    touched |= store[name] is not tensor
+            if touched:
+                changed.append((path, module))
+        for path, module in changed:
+            if path in self.before:
+                self._renumber(path, module)
+        self._remove_vanished()
+
+    def _smaller(self, name: str, tensor: Tensor, learned: bool) -> Tensor:
+        known = [name, *self._aliases(tensor)]
+        cut = next((n for n in known if n in self.cuts.kept), None)
+        if cut is None:
+            return tensor
+        kept = self.cuts.applied(cut, tensor.detach()).clone()
+        return nn.Parameter(kept, tensor.requires_grad) if learned else kept
+
+    def _aliases(self, tensor: Tensor) -> list[str]:
+        named = (*self.model.named_parameters(remove_duplicate=False),
+                 *self.model.named_buffers(remove_duplicate=False))  # fmt: skip
+        return [name for name, other in named if other is tensor]
+
+    def _renumber(self, path: str, module: nn.Module) -> None:
+        """Set what a module says about its size."""
+        weight = module._parameters.get("weight")
+        old = self.before[path]
+        old_weight = self.cuts._tensors.get(f"{path}.weight" if path else "weight")
+        if isinstance(module, _ConvNd) and weight is not None and old_weight is not None:
+            if module.groups > 1:
+                module.groups = module.groups * weight.shape[0] // old_weight.shape[0]
+            first, second = weight.shape[0], weight.shape[1] * max(1, module.groups)
+            turned = isinstance(module, _ConvTransposeNd)
+            module.in_channels, module.out_channels = (first, second) if turned else (second, first)
+        elif isinstance(module, nn.Linear) and weight is not None:
+            module.out_features, module.in_features = weight.shape
+        elif isinstance(module, _NormBase):
+            vector = weight if weight is not None else module.running_mean
+            module.num_features = 0 if vector is None else vector.shape[0]
+        elif isinstance(module, nn.GroupNorm) and weight is not None:
+            module.num_groups = module.num_groups * weight.shape[0] // module.num_channels
+            module.num_channels = weight.shape[0]
+        elif isinstance(module, nn.Embedding) and weight is not None:
+            module.embedding_dim = weight.shape[1]
+        elif isinstance(module, nn.PReLU) and weight is not None:
+            module.num_parameters = weight.shape[0]
+        elif isinstance(module, nn.RNNBase):
+            module.input_size = module.get_parameter("weight_ih_l0").shape[1]
+            module.flatten_parameters()
+        elif isinstance(module, nn.MultiheadAttention):
+            rows = self.cuts.kept.get(f"{path}.in_proj_weight", {}).get(0)
+            if rows is not None:
+                assert isinstance(old, nn.MultiheadAttention)
+                _replace(self.model, path, pruned_attention(path, module, rows))
+
+    def _remove_vanished(self) -> None:
+        """Put stand-ins where a layer writes or reads no channel any more."""
+        dead = self._dead_tensors()
+        reads = {self.extraction.owners[layer.name]: layer for layer in self.extraction.graph.layers
+                 if layer.inputs and all(tensor in dead for tensor in layer.inputs)}  # fmt: skip
+        for path, module in list(self.model.named_modules()):
+            old = self.before.get(path)
+            if isinstance(module, _ConvNd) and isinstance(old, _ConvNd):
+                whole = self._whole(old, path)
+                if module.out_channels == 0 or (module.groups == 0):
+                    _replace(self.model, path, Vanished(whole, old.in_channels))
+                elif module.in_channels == 0:
+                    stand_in = Constant(whole, old.in_channels, module.bias, module.out_channels)
+                    _replace(self.model, path, stand_in)
+            elif _normalises_nothing(module):
+                _replace(self.model, path, nn.Identity())
+            elif isinstance(module, _POOLS) and path in reads:
+                shape = self.extraction.graph.shapes[reads[path].inputs[0]]
+                _replace(self.model, path, Vanished(module, shape[1]))
+
+    def _whole(self, old: nn.Module, path: str) -> nn.Module:
+        """The module as it was, for the shapes that it gives."""
+        restored = copy.copy(old)
+        restored._parameters = {
+            name: self.cuts._tensors.get(f"{path}.{name}" if path else name)  # type: ignore[misc]
+            for name in old._parameters
+        }
+        return restored
+
+    def _dead_tensors(self) -> set[str]:
+        """Tensors of which no channel is left."""
+        found: set[str] = set()
+        for layer in self.extraction.graph.layers:
+            module = dict(self.model.named_modules()).get(self.extraction.owners[layer.name])
+            if layer.op in ("Conv", "ConvTranspose", "Gemm", "MatMul"):
+                if isinstance(module, _ConvNd) and module.out_channels == 0:
+                    found.add(layer.outputs[0].name)
+            elif layer.inputs and all(tensor in found for tensor in layer.inputs):
+                found.update(tensor.name for tensor in layer.outputs)
+        return found
+
+
+def _normalises_nothing(module: nn.Module) -> bool:
+    if isinstance(module, _NormBase):
+        return module.num_features == 0
+    return isinstance(module, nn.GroupNorm) and module.num_channels == 0
+
+
+def _replace(model: nn.Module, path: str, module: nn.Module) -> None:
+    if not path:
+        raise PruningError("nothing of the model would be left; prune with a floor of at least 1")
+    parent, _, name = path.rpartition(".")
+    setattr(model.get_submodule(parent), name, module)
+
+
+def _refuse_severed(extraction: Extraction, structure: Structure) -> None:
+    """See that something still leads from the inputs to the outputs."""
+    gone = {
+        member.layer
+        for group, mask in structure.masks.items()
+        if mask.size and not mask.any()
+        for member in structure.members[group]
+        if member.role == "weight"
+    }
+    graph = extraction.graph
+    reached = {tensor.name for tensor in graph.inputs}
+    for layer in graph.layers:
+        if layer.name not in gone and any(tensor in reached for tensor in layer.inputs):
+            reached.update(tensor.name for tensor in layer.outputs)
+    lost = [tensor for tensor in graph.outputs if tensor not in reached]
+    if lost:
+        raise PruningError(
+            f"no live channel leads from the inputs to output {lost[0]!r}: the strength was too "
+            "high, or the threshold; regularizer.structure(floor=1) keeps a channel of every group"
+        )
+
+
+def _resize(
+    model: nn.Module,
+    extraction: Extraction,
+    structure: Structure,
+    hooks: Mapping[type[nn.Module] | str, Resize],
+) -> None:
+    """Numbers of heads and the like that modules keep for their reshapes."""
+    changed: dict[str, dict[str, tuple[int, int]]] = {}
+    for group, mask in structure.masks.items():
+        if mask.all():
+            continue
+        for member in structure.members[group]:
+            if member.role not in ("input", "output"):
+                continue
+            layer = extraction.graph.by_name[member.layer]
+            tensor = layer.inputs[0] if member.role == "input" else layer.outputs[0].name
+            extent = extraction.graph.shapes[tensor][member.axis]
+            lost = member.positions(mask.size)[~mask].size
+            axes = changed.setdefault(extraction.owners[layer.name], {})
+            key = f"{layer.name}.{member.role}[{member.axis}]"
+            before, after = axes.get(key, (extent, extent))
+            axes[key] = (before, after - lost)
+    for path, axes in changed.items():
+        module = model.get_submodule(path)
+        hook = hooks.get(path) or hooks.get(type(module))
+        if hook is not None:
+            hook(module, axes)
+        elif not type(module).__module__.startswith(("torch.", "latency_client.")):
+            _resize_attributes(module, axes)
+
+
+def _resize_attributes(module: nn.Module, axes: Mapping[str, tuple[int, int]]) -> None:
+    """Whole numbers of a module that equal an extent its reshapes name become the new extent."""
+    extents = dict(axes.values())
+    for name, value in list(vars(module).items()):
+        if type(value) is int and value in extents and not name.startswith("_"):
+            setattr(module, name, extents[value])
+
+
+def _compare(
+    original: nn.Module,
+    smaller: nn.Module,
+    example_inputs: Any,
+    batch_axis: int | None,
+    tolerance: float,
+) -> None:
+    args, kwargs = with_rows(example_inputs, 1, batch_axis)
+    was = [module.training for module in smaller.modules()]
+    try:
+        with torch.no_grad():
+            wanted = list(tensors_in(original.eval()(*args, **kwargs)))
+            try:
+                got = list(tensors_in(smaller.eval()(*args, **kwargs)))
+            except Exception as error:  # whatever the user's code raises
+                raise PruningError(_does_not_run(smaller, args, kwargs, error)) from error
+    finally:
+        for module, mode in zip(smaller.modules(), was, strict=True):
+            module.training = mode
+    for place, (a, b) in enumerate(zip(wanted, got, strict=True)):
+        if a.shape != b.shape:
+            raise PruningError(
+                f"output {place} has shape {list(b.shape)} after pruning and {list(a.shape)} before"
+            )
+        if not a.is_floating_point() or not a.numel():
+            continue
+        scale = max(1.0, float(a.abs().max()))
+        apart = float((a - b).abs().max())
+        if not apart <= tolerance * scale:
+            raise PruningError(
+                f"output {place} of the pruned model differs from that of the masked one by "
+                f"{apart:.3g}: some module computes with numbers of channels that were not cut; "
+                "keep its channels with exclude=..., or say how it is cut with resize=..."
+            )
+
+
+def _does_not_run(model: nn.Module, args: Any, kwargs: Any, error: Exception) -> str:
+    """Which module fails, found by running the model once more with its modules watched."""
+    running: list[str] = []
+    handles = []
+    for path, module in model.named_modules():
+        handles.append(module.register_forward_pre_hook(lambda *_, p=path: running.append(p)))
+        handles.append(module.register_forward_hook(lambda *_: running.pop() and None))
+    try:
+        with torch.no_grad():
+            model(*args, **kwargs)
+    except Exception:  # the same one once more: only the place is of interest
+        pass
+    finally:
+        for handle in handles:
+            handle.remove()
+    where = running[-1] if running else ""
+    named = f"module {where!r}" if where else "the model's own forward"
+    return (
+        f"{named} does not run with fewer channels: {error}. Its code has numbers of channels or "
+        "heads in it. Let it read them from its tensors, say how it is cut with "
+        f"resize={{{where!r}: function}}, or keep its channels with exclude=..."
+    )
+
+
+__all__ = ["PrunedMultiheadAttention", "masked", "prune", "rebuild"]
