@@ -1,4 +1,8 @@
-"""Keras: extraction of models."""
+"""Latency penalties for Keras 3: the same names and numbers as for PyTorch.
+
+    regularizer = GammaLatencyRegularizer(model, example, device="v100")
+    loss = task_loss + strength * regularizer.get_regularization_term()
+"""
 
 # each registers what it knows
 from latency_client.keras import (  # noqa: F401
@@ -11,5 +15,40 @@ from latency_client.keras import (  # noqa: F401
     shaping,
 )
 from latency_client.keras.extract import Extraction, extract, register_layer
+from latency_client.keras.gates import LogisticSigmoidGate, add_gates
+from latency_client.keras.regularizers import (
+    GammaActivationRegularizer,
+    GammaFlopsRegularizer,
+    GammaLatencyRegularizer,
+    GammaModelSizeRegularizer,
+    GroupLassoActivationRegularizer,
+    GroupLassoFlopsRegularizer,
+    GroupLassoLatencyRegularizer,
+    GroupLassoModelSizeRegularizer,
+    LogisticSigmoidActivationRegularizer,
+    LogisticSigmoidFlopsRegularizer,
+    LogisticSigmoidLatencyRegularizer,
+    LogisticSigmoidModelSizeRegularizer,
+    NetworkRegularizer,
+)
 
-__all__ = ["Extraction", "extract", "register_layer"]
+__all__ = [
+    "Extraction",
+    "GammaActivationRegularizer",
+    "GammaFlopsRegularizer",
+    "GammaLatencyRegularizer",
+    "GammaModelSizeRegularizer",
+    "GroupLassoActivationRegularizer",
+    "GroupLassoFlopsRegularizer",
+    "GroupLassoLatencyRegularizer",
+    "GroupLassoModelSizeRegularizer",
+    "LogisticSigmoidActivationRegularizer",
+    "LogisticSigmoidFlopsRegularizer",
+    "LogisticSigmoidGate",
+    "LogisticSigmoidLatencyRegularizer",
+    "LogisticSigmoidModelSizeRegularizer",
+    "NetworkRegularizer",
+    "add_gates",
+    "extract",
+    "register_layer",
+]

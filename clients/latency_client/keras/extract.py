@@ -57,11 +57,13 @@ class Extraction:
     Attributes:
         bindings: by (layer of the graph, role).
         owners: per layer of the graph the layer or operation of Keras that it is a part of.
+        gates: per layer whose channels a gate lets through, the gate.
     """
 
     graph: LayerGraph
     bindings: Mapping[tuple[str, str], Binding]
     owners: Mapping[str, Any]
+    gates: Mapping[str, Any]
 
 
 @dataclass
@@ -124,6 +126,8 @@ class Trace:
         self.tensors = Tensors(self.builder)
         self.bindings: dict[tuple[str, str], Binding] = {}
         self.owners: dict[str, Any] = {}
+        self.gates: dict[str, Any] = {}
+        self._writers: dict[str, tuple[str, str, Sequence[str]]] = {}
         self._ids: dict[int, str] = {}
         self._taken: set[str] = set()
         self._variables: list[Any] = []
@@ -153,9 +157,22 @@ class Trace:
         )
         layer_name = made[0]
         self.owners[layer_name] = call.op
+        for tensor in made:
+            self._writers[tensor] = layer_name, op, inputs
         for role, binding in bound.items():
             self.bindings[layer_name, role] = binding
         return made
+
+    def source_of(self, tensor: str) -> str | None:
+        """The layer that has made a tensor's channels: a normalisation, else what has a weight."""
+        while tensor in self._writers:
+            name, op, inputs = self._writers[tensor]
+            if (name, "gamma") in self.bindings or (name, "weight") in self.bindings:
+                return name
+            if len(inputs) != 1 or op in ("Reshape", "Flatten", "Transpose", "Concat", "Slice"):
+                return None
+            (tensor,) = inputs
+        return None
 
     def _id(self, variable: Any) -> str:
         known = self._ids.get(id(variable))
@@ -400,7 +417,7 @@ def extract(model: Any, example_inputs: Any = None) -> Extraction:
     graph = trace.builder.finish(outputs)
     owners = {row.name: trace.owners.get(row.name) for row in graph.layers}
     bindings = {key: b for key, b in trace.bindings.items() if key[0] in graph.by_name}
-    return Extraction(graph, bindings, owners)
+    return Extraction(graph, bindings, owners, trace.gates)
 
 
 def _unprefixed(trace: Trace, call: Call) -> list[Value]:
