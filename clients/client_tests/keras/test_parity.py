@@ -1,4 +1,4 @@
-"""MorphNet's networks rebuilt in Keras have MorphNet's costs and penalties, operator by operator."""
+"""MorphNet's networks rebuilt in Keras have MorphNet's costs and penalties, op by op."""
 
 from __future__ import annotations
 

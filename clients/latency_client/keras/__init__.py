@@ -1,7 +1,7 @@
 """Latency penalties for Keras 3: the same names and numbers as for PyTorch.
 
-    regularizer = GammaLatencyRegularizer(model, example, device="v100")
-    loss = task_loss + strength * regularizer.get_regularization_term()
+regularizer = GammaLatencyRegularizer(model, example, device="v100")
+loss = task_loss + strength * regularizer.get_regularization_term()
 """
 
 # each registers what it knows
@@ -16,6 +16,7 @@ from latency_client.keras import (  # noqa: F401
 )
 from latency_client.keras.extract import Extraction, extract, register_layer
 from latency_client.keras.gates import LogisticSigmoidGate, add_gates
+from latency_client.keras.prune import prune, rebuild
 from latency_client.keras.regularizers import (
     GammaActivationRegularizer,
     GammaFlopsRegularizer,
@@ -50,5 +51,7 @@ __all__ = [
     "NetworkRegularizer",
     "add_gates",
     "extract",
+    "prune",
+    "rebuild",
     "register_layer",
 ]

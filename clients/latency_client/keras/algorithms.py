@@ -178,8 +178,8 @@ class LogisticSigmoid:
 
     def vector(self, found: Extraction, key: SourceKey) -> Tensor:
         """sigmoid(logit)."""
-        gate = self._gates(found)[key]
-        return keras.ops.sigmoid(_float32(gate.logits))
+        binding = found.bindings[key.layer, "gate"]
+        return keras.ops.sigmoid(binding.view.tensor(_float32(binding.variable)))
 
     def alive(self, charges: Charges, flat: Tensor, threshold: float) -> Tensor:
         """At or above the threshold, as in MorphNet."""

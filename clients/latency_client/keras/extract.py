@@ -195,7 +195,7 @@ class Trace:
             known: by id of symbolic tensor.
             prefix: of the layers' names.
         """
-        for node in _in_order(outputs, known):
+        for node in in_order(outputs, known):
             args, kwargs = _with_values(node.arguments.args, node.arguments.kwargs, known)
             first = next(
                 (v for v in keras.tree.flatten((args, kwargs)) if isinstance(v, Value)), None
@@ -221,7 +221,7 @@ class Trace:
             handler = _handler(LAYERS, op)
             if handler is not None:
                 return handler(call)
-            if _recorded(op):
+            if recorded(op):
                 known = {
                     id(tensor): value
                     for tensor, value in zip(
@@ -269,7 +269,7 @@ class Trace:
                 "register_layer a counterpart for it",
             ) from error
         outputs = keras.tree.flatten(made)
-        nodes = _in_order(outputs, known)
+        nodes = in_order(outputs, known)
         try:
             return self.walk(outputs, known, f"{call.name}/" if call.name else "")
         finally:
@@ -303,7 +303,7 @@ def register_layer(kind: type, handler: Handler) -> None:
     _OWN.add(handler)
 
 
-def _recorded(op: Any) -> bool:
+def recorded(op: Any) -> bool:
     """Whether Keras has recorded what a model does: functional and sequential ones."""
     if not isinstance(op, keras.Model) or not getattr(op, "inputs", None):
         return False
@@ -311,7 +311,7 @@ def _recorded(op: Any) -> bool:
     return owner is not None and owner.__module__.startswith("keras.")
 
 
-def _in_order(outputs: Sequence[Any], known: Mapping[int, Any]) -> list[Any]:
+def in_order(outputs: Sequence[Any], known: Mapping[int, Any]) -> list[Any]:
     """Nodes that lead to some outputs, each after those it needs; no recursion: nets are deep."""
     order: list[Any] = []
     done: set[int] = set()
@@ -401,9 +401,9 @@ def extract(model: Any, example_inputs: Any = None) -> Extraction:
     )
     flat = keras.tree.flatten(values)
     for position, value in enumerate(flat):
-        own = getattr(model, "inputs", None) if _recorded(model) else None
+        own = getattr(model, "inputs", None) if recorded(model) else None
         value.input = own[position].name if own else f"input_{position}" if position else "input"
-    if _recorded(model):
+    if recorded(model):
         if len(flat) != len(model.inputs):
             raise GraphError(f"the model takes {len(model.inputs)} inputs, not {len(flat)}")
         known = {id(t): v for t, v in zip(model.inputs, flat, strict=True)}
@@ -441,7 +441,7 @@ def _check_input(tensor: Any, value: Value) -> None:
 
 def _examples(model: Any, example_inputs: Any) -> Any:
     if example_inputs is None:
-        if not _recorded(model):
+        if not recorded(model):
             raise GraphError(
                 "example_inputs is missing; a model of one's own does not tell its input shapes"
             )
@@ -452,7 +452,7 @@ def _examples(model: Any, example_inputs: Any) -> Any:
                 "costs are meant for"
             )
         return [keras.KerasTensor((1, *t.shape[1:]), dtype=t.dtype) for t in model.inputs]
-    if not _recorded(model) and not model.built:
+    if not recorded(model) and not model.built:
         model(example_inputs)
     return keras.tree.map_structure(
         lambda x: x if hasattr(x, "shape") and hasattr(x, "dtype") else np.asarray(x),

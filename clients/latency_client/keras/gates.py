@@ -10,6 +10,7 @@ import numpy as np
 from latency_client.errors import GraphError, OptionError
 from latency_client.keras.extract import Call, register_layer
 from latency_client.keras.values import Value
+from latency_client.keras.views import Binding, View
 
 _SAMPLE_LIMIT = 1e-6
 
@@ -123,6 +124,8 @@ def _gate(call: Call) -> Value:
             "channels it could let through; put it right behind one"
         )
     call.trace.gates[name] = call.op
+    order = None if x.order is None else (0, x.order)
+    call.trace.bindings[name, "gate"] = Binding(call.op.logits, View((0,), None, None, order))
     return x
 
 
@@ -162,7 +165,9 @@ def add_gates(model: Any, after: tuple[type, ...] | None = None, **options: Any)
 
         return call
 
-    copy = keras.models.clone_model(model, call_function=lambda op, *a, **k: gated(op)(*a, **k))
+    copy: Any = keras.models.clone_model(
+        model, call_function=lambda op, *a, **k: gated(op)(*a, **k)
+    )
     if not count:
         raise GraphError(f"the model has no {' or '.join(kind.__name__ for kind in kinds)} layer")
     old = {v.path: v for v in model.variables}

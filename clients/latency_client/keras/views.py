@@ -101,3 +101,8 @@ def straight(rank: int) -> View:
 def kernel_view(rank: int) -> View:
     """A convolution's (k, I, O) as (O, I, k); a transposed one's (k, O, I) as (I, O, k)."""
     return View((rank - 1, rank - 2, *range(rank - 2)))
+
+
+def numbers(variable: Any) -> npt.NDArray[Any]:
+    """A copy of what a variable holds."""
+    return np.array(keras.ops.convert_to_numpy(keras.ops.copy(variable)))
