@@ -177,5 +177,5 @@ def test_a_rebuilt_model_has_the_sizes_of_the_pruned_one(
 def test_a_structure_of_another_network_is_refused(service: HttpService) -> None:
     model = randomise(SMALL["plain"]())
     structure = GammaFlopsRegularizer(model, service=service).structure()
-    with pytest.raises(StructureError, match="another|19 output channels"):
+    with pytest.raises(StructureError, match=r"another|19 output channels"):
         rebuild(SMALL["concat"], structure)

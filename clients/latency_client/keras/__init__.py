@@ -32,8 +32,17 @@ from latency_client.keras.regularizers import (
     LogisticSigmoidModelSizeRegularizer,
     NetworkRegularizer,
 )
+from latency_client.keras.training import (
+    ExpectedLatency,
+    PenalizedModel,
+    PenaltyCallback,
+    StructureExporter,
+    with_penalty,
+    write_summaries,
+)
 
 __all__ = [
+    "ExpectedLatency",
     "Extraction",
     "GammaActivationRegularizer",
     "GammaFlopsRegularizer",
@@ -49,9 +58,14 @@ __all__ = [
     "LogisticSigmoidLatencyRegularizer",
     "LogisticSigmoidModelSizeRegularizer",
     "NetworkRegularizer",
+    "PenalizedModel",
+    "PenaltyCallback",
+    "StructureExporter",
     "add_gates",
     "extract",
     "prune",
     "rebuild",
     "register_layer",
+    "with_penalty",
+    "write_summaries",
 ]

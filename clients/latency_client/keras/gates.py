@@ -135,6 +135,8 @@ register_layer(LogisticSigmoidGate, _gate)
 def add_gates(model: Any, after: tuple[type, ...] | None = None, **options: Any) -> Any:
     """The same functional model with a gate behind every BatchNormalization, weights copied.
 
+    Models nested in it are left as they are.
+
     Args:
         after: kinds of layers that get a gate behind them in place of BatchNormalization.
         options: of `LogisticSigmoidGate`.
@@ -148,27 +150,23 @@ def add_gates(model: Any, after: tuple[type, ...] | None = None, **options: Any)
             "add_gates takes functional and sequential models; in a model of one's own put "
             "LogisticSigmoidGate() behind the BatchNormalization layers"
         )
-    count = 0
     gates: dict[str, Any] = {}
 
-    def gated(operation: Any) -> Any:
-        def call(*args: Any, **kwargs: Any) -> Any:
-            nonlocal count
-            result = operation(*args, **kwargs)
-            if not isinstance(operation, kinds):
-                return result
-            count += 1
-            gates.setdefault(
-                operation.name, LogisticSigmoidGate(name=f"{operation.name}_gate", **options)
-            )
-            return gates[operation.name](result)
+    def gated(operation: Any, *args: Any, **kwargs: Any) -> Any:
+        result: Any = operation(*args, **kwargs)
+        wanted = isinstance(operation, kinds)
+        if not wanted:
+            return result
+        name = str(operation.name)
+        if name not in gates:
+            gates[name] = LogisticSigmoidGate(name=f"{name}_gate", **options)
+        return gates[name](result)
 
-        return call
-
-    copy: Any = keras.models.clone_model(
-        model, call_function=lambda op, *a, **k: gated(op)(*a, **k)
-    )
-    if not count:
+    if isinstance(model, keras.Sequential):
+        # the same layers, with their calls recorded one by one
+        model = keras.Model(model.inputs, model.outputs, name=model.name)
+    copy: Any = keras.models.clone_model(model, call_function=gated)
+    if not gates:
         raise GraphError(f"the model has no {' or '.join(kind.__name__ for kind in kinds)} layer")
     old = {v.path: v for v in model.variables}
     for variable in copy.variables:
