@@ -89,7 +89,7 @@ def regularizer_for(
         devices=list(DEVICES.values()),
         runtime="morphnet",
         threshold=network["threshold"],
-        force_group=[rename(p) for p in given.get("force_group", [])] or None,
+        force_group=[rename(p) for p in given.get("force_group", [])],
         exclude=given.get("regularizer_blacklist"),
         freeze_outputs=False,
         **options,

@@ -15,7 +15,7 @@ from latency_client.keras import (  # noqa: F401
     shaping,
 )
 from latency_client.keras.extract import Extraction, extract, register_layer
-from latency_client.keras.gates import LogisticSigmoidGate, add_gates
+from latency_client.keras.gates import Gate, add_gates
 from latency_client.keras.prune import prune, rebuild
 from latency_client.keras.regularizers import (
     GammaActivationRegularizer,
@@ -48,13 +48,13 @@ __all__ = [
     "GammaFlopsRegularizer",
     "GammaLatencyRegularizer",
     "GammaModelSizeRegularizer",
+    "Gate",
     "GroupLassoActivationRegularizer",
     "GroupLassoFlopsRegularizer",
     "GroupLassoLatencyRegularizer",
     "GroupLassoModelSizeRegularizer",
     "LogisticSigmoidActivationRegularizer",
     "LogisticSigmoidFlopsRegularizer",
-    "LogisticSigmoidGate",
     "LogisticSigmoidLatencyRegularizer",
     "LogisticSigmoidModelSizeRegularizer",
     "NetworkRegularizer",

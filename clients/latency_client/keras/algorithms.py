@@ -192,7 +192,7 @@ class LogisticSigmoid:
     def nothing(self, found: Extraction) -> NothingToPruneError:
         """No gates."""
         return NothingToPruneError(
-            "the model has no gates on channels that may be pruned; put LogisticSigmoidGate() "
+            "the model has no gates on channels that may be pruned; put Gate() "
             "behind its BatchNormalization layers, or make such a model with add_gates(model)"
         )
 

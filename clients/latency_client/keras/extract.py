@@ -16,7 +16,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from latency_client.errors import GraphError, UnsupportedOperatorError
+from latency_client.errors import GraphError, OptionError, UnsupportedOperatorError
 from latency_client.graph import GraphBuilder, LayerGraph, Parameter
 from latency_client.keras.values import Shape, Tensors, Value
 from latency_client.keras.views import Binding, View, straight
@@ -120,8 +120,9 @@ class Call:
 class Trace:
     """The graph in the making."""
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str, freeze_unknown: bool = False) -> None:
         """Start with an empty graph."""
+        self.freeze_unknown = freeze_unknown
         self.builder = GraphBuilder(name)
         self.tensors = Tensors(self.builder)
         self.bindings: dict[tuple[str, str], Binding] = {}
@@ -230,14 +231,37 @@ class Trace:
                 }
                 outputs = keras.tree.flatten(op.outputs)
                 return self.walk(outputs, known, f"{call.name}/")
-            return self.inside(call)
+            try:
+                return self.inside(call)
+            except UnsupportedOperatorError:
+                if not self.freeze_unknown or not call.shapes:
+                    raise
+                return self.frozen(call)
         handler = _handler(OPERATIONS, op)
+        if handler is None and self.freeze_unknown:
+            return self.frozen(call)
         if handler is None:
             raise call.refuse(
                 "is an operation without a counterpart in ONNX's terms",
-                "put it into a layer, and register_layer a counterpart for that layer",
+                'put it into a layer and register_layer a counterpart, or pass unknown_ops="freeze"',
             )
         return handler(call)
+
+    def frozen(self, call: Call) -> list[Value]:
+        """A layer that is not understood, under the name of its class."""
+        kept = getattr(call.op, "variables", [])
+        bindings = {
+            f"weight{i or ''}": Binding(v, straight(len(v.shape))) for i, v in enumerate(kept)
+        }
+        names = [self.tensors.plain(value) for value in call.values]
+        dtypes = [_dtype(dtype) for dtype in call.dtypes]
+        made = self.add(
+            call, call.name, type(call.op).__name__, names, call.shapes, {}, bindings, dtypes
+        )
+        return [
+            Value(shape, plain=name, dtype=dtype)
+            for shape, name, dtype in zip(call.shapes, made, dtypes, strict=True)
+        ]
 
     def inside(self, call: Call) -> list[Value]:
         """Record what a layer of the user's own does, by calling it on symbolic tensors."""
@@ -266,7 +290,7 @@ class Trace:
             raise call.refuse(
                 f"cannot be called on symbolic tensors ({reason[0] if reason else error!r})",
                 "write it with keras.layers and keras.ops (x * weight rather than weight * x), or "
-                "register_layer a counterpart for it",
+                'register_layer a counterpart for it, or pass unknown_ops="freeze"',
             ) from error
         outputs = keras.tree.flatten(made)
         nodes = in_order(outputs, known)
@@ -380,18 +404,28 @@ def _shapes(node: Any, args: Any, kwargs: Any, first: Value | None) -> list[Shap
     return found
 
 
-def extract(model: Any, example_inputs: Any = None) -> Extraction:
+def extract(
+    model: Any,
+    example_inputs: Any = None,
+    *,
+    batch_size: int | None = None,
+    unknown_ops: str = "refuse",
+) -> Extraction:
     """Write a model as a layer graph.
 
     Args:
         example_inputs: an array, or arrays as the model takes them; only shapes and dtypes count.
             None: the model's own input shapes, batch 1.
+        batch_size: rows in place of the example's, where the model leaves them open.
+        unknown_ops: "freeze": a layer that is not understood is written under its own name.
 
     Raises:
         UnsupportedOperatorError: naming the layer, and what to do.
         GraphError: if the model cannot be called, or a size is not known.
     """
-    trace = Trace(str(model.name))
+    if unknown_ops not in ("refuse", "freeze"):
+        raise OptionError(f'unknown_ops={unknown_ops!r} is neither "refuse" nor "freeze"')
+    trace = Trace(str(model.name), unknown_ops == "freeze")
     examples = _examples(model, example_inputs)
     values = keras.tree.map_structure(
         lambda x: Value(
@@ -402,6 +436,12 @@ def extract(model: Any, example_inputs: Any = None) -> Extraction:
     flat = keras.tree.flatten(values)
     for position, value in enumerate(flat):
         own = getattr(model, "inputs", None) if recorded(model) else None
+        if (
+            batch_size is not None
+            and value.rank
+            and (own is None or own[position].shape[0] is None)
+        ):
+            value.shape = (batch_size, *value.shape[1:])
         value.input = own[position].name if own else f"input_{position}" if position else "input"
     if recorded(model):
         if len(flat) != len(model.inputs):

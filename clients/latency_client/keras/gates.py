@@ -16,7 +16,7 @@ _SAMPLE_LIMIT = 1e-6
 
 
 @keras.saving.register_keras_serializable(package="latency_client")
-class LogisticSigmoidGate(keras.Layer):  # type: ignore[misc]  # Keras has no types
+class Gate(keras.Layer):  # type: ignore[misc]  # Keras has no types
     """Multiplies every channel (last axis) with a gate between 0 and 1.
 
     In training a gate is sigmoid((logit + L) / temperature) with L drawn from the logistic
@@ -26,9 +26,9 @@ class LogisticSigmoidGate(keras.Layer):  # type: ignore[misc]  # Keras has no ty
     Attributes:
         temperature: at the start; at t steps it is temperature * 0.1^(t / annealing_rate).
         straight_through: 0 or 1 forwards, the gradient of the soft gate backwards.
-        log_odds: of every gate at the start.
-        soft_inference: False: a gate that is open is 1.
-        keep_first: the first channel is always let through.
+        log_odds_init: of every gate at the start.
+        soft_mask_for_inference: False: a gate that is open is 1.
+        keep_first_channel_alive: the first channel is always let through.
         annealing_rate: steps to a tenth of the temperature; None: it stays.
     """
 
@@ -37,9 +37,9 @@ class LogisticSigmoidGate(keras.Layer):  # type: ignore[misc]  # Keras has no ty
         temperature: float = 0.001,
         *,
         straight_through: bool = False,
-        log_odds: float = 2.5,
-        soft_inference: bool = True,
-        keep_first: bool = True,
+        log_odds_init: float = 2.5,
+        soft_mask_for_inference: bool = True,
+        keep_first_channel_alive: bool = True,
         annealing_rate: float | None = None,
         seed: int | None = None,
         **options: Any,
@@ -54,9 +54,9 @@ class LogisticSigmoidGate(keras.Layer):  # type: ignore[misc]  # Keras has no ty
             raise OptionError(f"temperature={temperature}: it must be positive")
         self.temperature = float(temperature)
         self.straight_through = straight_through
-        self.log_odds = float(log_odds)
-        self.soft_inference = soft_inference
-        self.keep_first = keep_first
+        self.log_odds_init = float(log_odds_init)
+        self.soft_mask_for_inference = soft_mask_for_inference
+        self.keep_first_channel_alive = keep_first_channel_alive
         self.annealing_rate = annealing_rate
         self.seed = seed
         self.generator = keras.random.SeedGenerator(seed)
@@ -64,7 +64,7 @@ class LogisticSigmoidGate(keras.Layer):  # type: ignore[misc]  # Keras has no ty
     def build(self, input_shape: Any) -> None:
         """One logit per channel, and a count of steps."""
         shape = (int(input_shape[-1]),)
-        initial = keras.initializers.Constant(self.log_odds)
+        initial = keras.initializers.Constant(self.log_odds_init)
         self.logits = self.add_weight(name="logits", shape=shape, initializer=initial)
         self.steps = self.add_weight(
             name="steps", shape=(), initializer="zeros", trainable=False, dtype="float32"
@@ -88,8 +88,8 @@ class LogisticSigmoidGate(keras.Layer):  # type: ignore[misc]  # Keras has no ty
             self.steps.assign_add(1.0)
         else:
             open_ = ops.cast(logits > 0, "float32")
-            gate = open_ * ops.sigmoid(logits) if self.soft_inference else open_
-        if self.keep_first:
+            gate = open_ * ops.sigmoid(logits) if self.soft_mask_for_inference else open_
+        if self.keep_first_channel_alive:
             first = np.zeros(logits.shape, np.float32)
             first[0] = 1.0
             gate = ops.maximum(gate, first)
@@ -105,9 +105,9 @@ class LogisticSigmoidGate(keras.Layer):  # type: ignore[misc]  # Keras has no ty
             **super().get_config(),
             "temperature": self.temperature,
             "straight_through": self.straight_through,
-            "log_odds": self.log_odds,
-            "soft_inference": self.soft_inference,
-            "keep_first": self.keep_first,
+            "log_odds_init": self.log_odds_init,
+            "soft_mask_for_inference": self.soft_mask_for_inference,
+            "keep_first_channel_alive": self.keep_first_channel_alive,
             "annealing_rate": self.annealing_rate,
             "seed": self.seed,
         }
@@ -129,7 +129,7 @@ def _gate(call: Call) -> Value:
     return x
 
 
-register_layer(LogisticSigmoidGate, _gate)
+register_layer(Gate, _gate)
 
 
 def add_gates(model: Any, after: tuple[type, ...] | None = None, **options: Any) -> Any:
@@ -139,7 +139,7 @@ def add_gates(model: Any, after: tuple[type, ...] | None = None, **options: Any)
 
     Args:
         after: kinds of layers that get a gate behind them in place of BatchNormalization.
-        options: of `LogisticSigmoidGate`.
+        options: of `Gate`.
 
     Raises:
         GraphError: if the model is no functional or sequential one, or has no such layer.
@@ -148,7 +148,7 @@ def add_gates(model: Any, after: tuple[type, ...] | None = None, **options: Any)
     if not getattr(model, "inputs", None):
         raise GraphError(
             "add_gates takes functional and sequential models; in a model of one's own put "
-            "LogisticSigmoidGate() behind the BatchNormalization layers"
+            "Gate() behind the BatchNormalization layers"
         )
     gates: dict[str, Any] = {}
 
@@ -159,7 +159,7 @@ def add_gates(model: Any, after: tuple[type, ...] | None = None, **options: Any)
             return result
         name = str(operation.name)
         if name not in gates:
-            gates[name] = LogisticSigmoidGate(name=f"{name}_gate", **options)
+            gates[name] = Gate(name=f"{name}_gate", **options)
         return gates[name](result)
 
     if isinstance(model, keras.Sequential):

@@ -9,8 +9,6 @@ channel costs). The twelve classes are the pairs of both.
 
 from __future__ import annotations
 
-import os
-import re
 import threading
 import warnings
 from collections.abc import Mapping, Sequence
@@ -20,9 +18,8 @@ import keras
 import numpy as np
 
 from latency_client import resources
-from latency_client.cache import Cache
 from latency_client.channels import ChannelMap, channel_map
-from latency_client.errors import OptionError, ServiceError, StaleAnswerError
+from latency_client.errors import LatencyClientError, OptionError
 from latency_client.keras.algorithms import (
     Algorithm,
     Decorator,
@@ -31,24 +28,23 @@ from latency_client.keras.algorithms import (
     LogisticSigmoid,
     flat_strengths,
 )
-from latency_client.keras.extract import Extraction, extract
+from latency_client.keras.extract import Extraction
+from latency_client.keras.network import Network, describe
 from latency_client.keras.penalty import Charges
-from latency_client.request import Request
 from latency_client.resources import CostArrays, Resource, cost_arrays
-from latency_client.service import FallbackWarning, Source, connect
+from latency_client.service import FallbackWarning, Source
+from latency_client.strength import strength_sweep, suggested_strength
 from latency_client.structure import Structure, make_structure, rounded
 from latency_client.wire import Answer
 
 Tensor = Any
-Patterns = Sequence[str] | str | None
 
 
 class NetworkRegularizer:
     """The common part of all regularisers.
 
     Attributes:
-        extraction: the model as a layer graph.
-        answers: of the service, one per device.
+        network: the model's graph and the answers about it.
         channels: which entries of which vector are which channel.
         arrays: costs by layer, in the resource's unit.
     """
@@ -60,50 +56,36 @@ class NetworkRegularizer:
         self,
         model: Any,
         example_inputs: Any = None,
-        device: str = "v100",
+        device: str | None = None,
         service: str | Source = "http://127.0.0.1:8000",
         threshold: float | None = None,
         *,
         devices: Sequence[str] | None = None,
         combine: str = "weighted",
         weights: Sequence[float] | None = None,
-        batch_size: int | None = None,
-        dtype: str | None = None,
-        math: str | None = None,
-        runtime: str | None = None,
-        revision: int | str | None = None,
-        model_kind: str | None = None,
-        fusion: str | None = None,
-        force_group: Patterns = None,
-        exclude: Patterns = None,
-        regularizer_blacklist: Patterns = None,
-        boundary: Patterns = None,
-        freeze_outputs: bool = True,
         decorator: Decorator | None = None,
-        token: str | None = None,
-        timeout: float = 10.0,
-        cache: Cache | str | os.PathLike[str] | bool | None = True,
-        **algorithm: Any,
+        refresh_every: int | None = None,
+        algorithm: Mapping[str, Any] | None = None,
+        **options: Any,
     ) -> None:
         """Fetch the coefficients, one request per device.
 
         Args:
             model: built, or one that `example_inputs` can be given to.
             example_inputs: an array, or arrays as the model takes them; only sizes count. None: the
-                model's own input sizes, batch 1.
-            device: by name; `devices` names several.
+                model's own input sizes.
+            device: by name or alias, v100 by default; `devices` names several.
             service: a URL, or "file:coefficients.json".
             threshold: a channel at or below it is dead.
             combine: of several devices, "weighted" (sum of weight times value) or "worst" (the
                 device on which the network is dearest).
             weights: one per device; default: equal, with sum 1.
-            batch_size: that the costs are meant for; default: the example's.
-            model_kind: the service's `model`: "roofline" or "calibrated".
-            force_group, exclude: regular expressions over layer names: grouped together; never
-                pruned. `regularizer_blacklist` is MorphNet's name for `exclude`.
-            boundary: regular expressions: only layers that match are charged and regularised.
             decorator: takes a layer's name and its strengths, returns other strengths.
-            algorithm: options of the algorithm.
+            refresh_every: training steps after which `PenaltyCallback`, or a loop that calls
+                `step_done`, has the coefficients read again, in the background.
+            algorithm: options of the algorithm, `{"l1_fraction": 0.5}` say.
+            options: of `describe`: batch_size, dtype, exclude (`regularizer_blacklist` is
+                MorphNet's name), input_boundary, output_boundary, cache, token, ...
 
         Raises:
             NothingToPruneError: if no channel can be regularised.
@@ -111,57 +93,49 @@ class NetworkRegularizer:
             ServiceError: if the service gives no usable answer, and the cache has none.
             OptionError: for impossible options.
         """
-        if exclude is not None and regularizer_blacklist is not None:
-            raise OptionError("exclude and regularizer_blacklist mean the same; pass one of them")
-        names = [device] if devices is None else list(devices)
-        if not names:
-            raise OptionError("devices=[]: name at least one")
+        blacklist = options.pop("regularizer_blacklist", None)
+        if blacklist is not None:
+            options["exclude"] = [*_listed(options.get("exclude")), *_listed(blacklist)]
+        if device is not None and devices is not None:
+            raise OptionError("pass device=... for one device or devices=[...] for several")
+        if refresh_every is not None and refresh_every < 1:
+            raise OptionError(f"refresh_every={refresh_every}: it must be at least 1")
+        names = [device or "v100"] if devices is None else list(devices)
         self.threshold = self.default_threshold if threshold is None else float(threshold)
         self._combine, self._weights = combine, _weights(combine, weights, len(names))
         self._decorator = decorator
-        self.algorithm = self._algorithm(**algorithm)
-        self.extraction: Extraction = extract(model, example_inputs)
-        self.source = connect(service, token=token, timeout_s=timeout, cache=cache)
-        options = {
-            "batch_size": batch_size,
-            "dtype": dtype,
-            "math": math,
-            "runtime": runtime,
-            "revision": revision,
-            "model": model_kind,
-            "fusion": fusion,
-            "force_group": _listed("force_group", force_group),
-            "exclude": _listed(
-                "exclude", exclude if exclude is not None else regularizer_blacklist
-            ),
-            "freeze_outputs": freeze_outputs,
-        }
-        given = {name: value for name, value in options.items() if value is not None}
-        self._requests = [Request(self.extraction.graph, name, given) for name in names]
-        self.answers: tuple[Answer, ...] = tuple(
-            self.source.coefficients(request) for request in self._requests
-        )
-        self._inside = _inside(self.extraction, _listed("boundary", boundary))
-        self.arrays: CostArrays = self._arrays(self.answers)
-        found = {
-            key: length
-            for key, length in self.algorithm.sources(self.extraction).items()
-            if key.layer in self._inside
-        }
-        self.channels: ChannelMap = channel_map(self.answers[0], found)
+        self._refresh_every = refresh_every
+        self._steps = 0
+        self.algorithm = self._algorithm(**(algorithm or {}))
+        self.network: Network = describe(model, example_inputs, names, service, **options)
+        self.arrays: CostArrays = self._arrays(self.network)
+        sources = self.algorithm.sources(self.extraction)
+        self.channels: ChannelMap = channel_map(self.network.answer, sources)
         if not self.channels.channel_count:
             raise self.algorithm.nothing(self.extraction)
         self.charges = Charges(self.arrays, self.channels)
-        self._pending: list[tuple[Answer, ...]] = []
+        self._pending: list[Network] = []
         self._refreshing: threading.Thread | None = None
+
+    @property
+    def extraction(self) -> Extraction:
+        """The model as a layer graph."""
+        return self.network.extraction
+
+    @property
+    def answers(self) -> tuple[Answer, ...]:
+        """What the service said, one answer a device."""
+        return self.network.answers
 
     @classmethod
     def _algorithm(cls) -> Algorithm:
         raise NotImplementedError
 
-    def _arrays(self, answers: Sequence[Answer]) -> CostArrays:
-        arrays = cost_arrays(answers, self.resource)
-        return arrays.only(np.array([name in self._inside for name in arrays.layers]))
+    def _arrays(self, network: Network) -> CostArrays:
+        arrays = cost_arrays(network.answers, self.resource)
+        return (
+            arrays if network.chosen is None else arrays.only(arrays.rows(sorted(network.chosen)))
+        )
 
     # --- in the training step ---------------------------------------------------------------------
 
@@ -268,32 +242,51 @@ class NetworkRegularizer:
         """Put coefficients that a refresh has brought into use."""
         if not self._pending:
             return False
-        answers = self._pending.pop()
+        self.network = self._pending.pop()
         self._pending.clear()
-        self.answers, self.arrays = answers, self._arrays(answers)
+        self.arrays = self._arrays(self.network)
         self.charges.assign(self.arrays)
         return True
 
     def _fetch(self, counts: Mapping[str, int]) -> None:
-        fetched = []
-        prunable = {g.id for g in self.answers[0].groups if g.prunable}
+        prunable = {group.id for group in self.network.answer.groups if group.prunable}
         alive = {group: count for group, count in counts.items() if group in prunable}
-        for request, old in zip(self._requests, self.answers, strict=True):
-            device = old.device
-            pinned = request.with_options(
-                alive=alive, revision=device.digest, runtime=device.runtime
+        try:
+            self._pending.append(self.network.refreshed(alive))
+        except LatencyClientError as error:
+            kept = ", ".join(f"{a.device.name} revision {a.device.revision}" for a in self.answers)
+            warnings.warn(
+                f"the coefficients were not refreshed: {error}. Training goes on with those of "
+                f"{kept}, which stay as they are",
+                FallbackWarning,
+                stacklevel=3,
             )
-            try:
-                answer = self.source.coefficients(pinned, fresh=True)
-            except (ServiceError, StaleAnswerError) as error:
-                warnings.warn(
-                    f"{error} The coefficients of {device.name} stay as they are.",
-                    FallbackWarning,
-                    stacklevel=3,
-                )
-                return
-            fetched.append(answer)
-        self._pending.append(tuple(fetched))
+
+    def step_done(self) -> None:
+        """Count a training step: refreshes every `refresh_every` steps, without waiting."""
+        self._steps += 1
+        if self._refresh_every is not None and self._steps % self._refresh_every == 0:
+            self.refresh(wait=False)
+        else:
+            self.use_refreshed()
+
+    def suggested_strength(self) -> float:
+        """A strength to start from: 1 / cost."""
+        return suggested_strength(float(self.get_cost()))
+
+    def strength_sweep(self, count: int = 7, decades: float = 3.0) -> tuple[float, ...]:
+        """Strengths to try around it, evenly spaced in their logarithm."""
+        return strength_sweep(float(self.get_cost()), count, decades)
+
+    def costs_by_layer(self) -> dict[str, float]:
+        """The cost of every layer, devices combined."""
+        costs = keras.ops.convert_to_numpy(self.evaluate()[0]).astype(np.float64)
+        if self._combine == "worst":
+            combined = costs[costs.sum(axis=1).argmax()]
+        else:
+            weights = self._weights if len(costs) > 1 else [float(self._weights.sum())]
+            combined = np.asarray(weights, np.float64) @ costs
+        return dict(zip(self.arrays.layers, combined.tolist(), strict=True))
 
     def summary(self) -> str:
         """What is regularised for which devices, in a few lines."""
@@ -316,28 +309,8 @@ class NetworkRegularizer:
         return "\n".join(lines)
 
 
-def _listed(name: str, patterns: Patterns) -> list[str] | None:
-    if patterns is None:
-        return None
-    listed = [patterns] if isinstance(patterns, str) else list(patterns)
-    for pattern in listed:
-        try:
-            re.compile(pattern)
-        except re.error as error:
-            raise OptionError(f"{name}: {pattern!r} is no regular expression: {error}") from None
-    return listed
-
-
-def _inside(extraction: Extraction, boundary: list[str] | None) -> frozenset[str]:
-    names = [layer.name for layer in extraction.graph.layers]
-    if boundary is None:
-        return frozenset(names)
-    for pattern in boundary:
-        if not any(re.search(pattern, name) for name in names):
-            raise OptionError(
-                f"boundary: no layer matches {pattern!r}; names look like {', '.join(names[:5])}"
-            )
-    return frozenset(n for n in names if any(re.search(p, n) for p in boundary))
+def _listed(value: str | Sequence[str] | None) -> list[str]:
+    return [value] if isinstance(value, str) else list(value or ())
 
 
 def _weights(combine: str, weights: Sequence[float] | None, count: int) -> Any:
@@ -364,7 +337,11 @@ class _GammaRegularizer(NetworkRegularizer):
 
 
 class _GroupLassoRegularizer(NetworkRegularizer):
-    """Regularises the norms of weights; takes `l1_fraction`."""
+    """Regularises the norms of weights, (1 - f) root mean square + f mean of absolute values."""
+
+    def __init__(self, *args: Any, l1_fraction: float = 0.0, **options: Any) -> None:
+        """See `NetworkRegularizer`; `l1_fraction` is f."""
+        super().__init__(*args, algorithm={"l1_fraction": l1_fraction}, **options)
 
     @classmethod
     def _algorithm(cls, l1_fraction: float = 0.0) -> Algorithm:
@@ -375,6 +352,12 @@ class _LogisticSigmoidRegularizer(NetworkRegularizer):
     """Regularises the probabilities of gates; a channel lives at 0.1 or above by default."""
 
     default_threshold = 0.1
+
+    def __init__(self, *args: Any, alive_threshold: float | None = None, **options: Any) -> None:
+        """See `NetworkRegularizer`; `alive_threshold` is MorphNet's name of `threshold`."""
+        if alive_threshold is not None:
+            options["threshold"] = alive_threshold
+        super().__init__(*args, **options)
 
     @classmethod
     def _algorithm(cls) -> Algorithm:

@@ -67,7 +67,7 @@ def with_penalty(model: Any, regularizer: Any, strength: float) -> PenalizedMode
 
 
 class PenaltyCallback(keras.callbacks.Callback):  # type: ignore[misc]  # Keras has no types
-    """Shows cost and live channels after every epoch, and refreshes coefficients.
+    """Shows cost and live channels after every epoch, and refreshes coefficients (`refresh_every`).
 
     The logs get `cost` and `alive`; TensorBoard gets `latency/cost/<device>`, `latency/penalty`,
     `latency/alive/<layer>` and the histogram `latency/strengths/<layer>`, which shows where the
@@ -79,32 +79,24 @@ class PenaltyCallback(keras.callbacks.Callback):  # type: ignore[misc]  # Keras 
         regularizer: Any,
         *,
         log_dir: str | None = None,
-        refresh_every: int | None = None,
         export_to: str | None = None,
     ) -> None:
         """Choose what is done.
 
         Args:
             log_dir: of TensorBoard; None: no summaries.
-            refresh_every: steps between refreshes of the coefficients, in a thread of their own.
             export_to: a folder that gets the structure after every epoch.
         """
         super().__init__()
         self.regularizer = regularizer
-        self._refresh_every = refresh_every
         self._export_to = export_to
         self._writer = None if log_dir is None else _summary_writer(log_dir)
         self._step = 0
 
     def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
-        """Refresh where it is time."""
+        """Refresh the coefficients where it is time."""
         self._step += 1
-        if self._refresh_every is None:
-            return
-        if self._step % self._refresh_every == 0:
-            self.regularizer.refresh(wait=False)
-        else:
-            self.regularizer.use_refreshed()
+        self.regularizer.step_done()
 
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
         """Add to the logs, write summaries and the structure."""
