@@ -168,8 +168,8 @@ class NetworkRegularizer:
         return self._over_devices(self._total(penalties, layers), self._total(costs, None))
 
     def get_cost(self, layers: Sequence[str] | None = None) -> Tensor:
-        """What the network costs without its dead channels, in the resource's unit."""
-        costs, _ = self.evaluate()
+        """What the network costs without its dead channels, in the resource's unit; no gradient."""
+        costs = keras.ops.stop_gradient(self.evaluate()[0])
         return self._over_devices(self._total(costs, layers), self._total(costs, None))
 
     def costs_by_device(self) -> dict[str, float]:
