@@ -16,7 +16,7 @@ from latency_client.keras import (  # noqa: F401
 )
 from latency_client.keras.extract import Extraction, extract, register_layer
 from latency_client.keras.gates import Gate, add_gates
-from latency_client.keras.prune import prune, rebuild
+from latency_client.keras.prune import masked, prune, rebuild
 from latency_client.keras.regularizers import (
     GammaActivationRegularizer,
     GammaFlopsRegularizer,
@@ -63,6 +63,7 @@ __all__ = [
     "StructureExporter",
     "add_gates",
     "extract",
+    "masked",
     "prune",
     "rebuild",
     "register_layer",
