@@ -10,12 +10,14 @@ import pytest
 keras = pytest.importorskip("keras")
 
 from client_tests.keras.networks import SMALL, conv_bn, image_of, randomise  # noqa: E402
-from latency_client.errors import PruningError, StructureError  # noqa: E402
+from latency_client.errors import OptionError, PruningError, StructureError  # noqa: E402
 from latency_client.keras import (  # noqa: E402
     GammaFlopsRegularizer,
     GammaLatencyRegularizer,
     GroupLassoLatencyRegularizer,
+    at_widths,
     masked,
+    measure_widths,
     prune,
     rebuild,
 )
@@ -168,3 +170,18 @@ def test_a_structure_of_another_network_is_refused(service: HttpService) -> None
     structure = GammaFlopsRegularizer(model, service=service).structure()
     with pytest.raises(StructureError, match=r"another|19 output channels"):
         rebuild(SMALL["concat"], structure)
+
+
+@pytest.mark.parametrize("name", ["residual", "concat", "depthwise", "squeeze_excite", "flatten"])
+def test_a_network_is_measured_at_twice_its_width(name: str, service: HttpService) -> None:
+    measure = measure_widths(SMALL[name], "v100", service)
+    model = SMALL[name]()
+    regularizer = GammaLatencyRegularizer(model, service=service)
+    counts = regularizer.alive_counts()
+    assert measure(counts)["latency_s"] == pytest.approx(float(regularizer.get_cost()), rel=1e-6)
+    wide = at_widths(model, {layer: 2 * count for layer, count in counts.items()})
+    assert wide.get_layer("a").filters == 26
+    doubled = measure({layer: 2 * count for layer, count in counts.items()})
+    assert doubled["flops"] > 2 * measure(counts)["flops"]
+    with pytest.raises(OptionError, match="'nowhere'"):
+        measure({"nowhere": 3})

@@ -99,8 +99,19 @@ def rebuild(model_fn: Callable[[], Any], structure: Structure, example_inputs: A
     model = model_fn()
     found = extract(model, example_inputs)
     check_structure(structure, found.graph)
-    counts = {name: len(width.alive) for name, width in structure.layers.items()}
-    return _Rebuild(found, counts.get, None).model(model)
+    return _Rebuild(found, structure.alive_counts().get, None).model(model)
+
+
+def at_widths(model: Any, widths: Mapping[str, int], example_inputs: Any = None) -> Any:
+    """A fresh model like another one, some of its layers with other widths, wider ones too.
+
+    Args:
+        widths: output channels by layer; layers that are added up need the same.
+
+    Raises:
+        PruningError: naming the layer that has no configuration to change.
+    """
+    return _Rebuild(extract(model, example_inputs), widths.get, None).model(model)
 
 
 def _written_width(found: Extraction, cuts: Cuts, layer: str) -> int | None:
