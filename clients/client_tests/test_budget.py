@@ -100,14 +100,27 @@ def test_adaptation_meets_its_budget_and_keeps_the_strongest(
 
 
 def test_calibrated_profiles_are_measured_by_scores(service: HttpService) -> None:
-    request = Request(residual_concat(), "p100", {"runtime": "pytorch-eager-cuda"})
-    try:
-        answer = service.coefficients(request)
-    except errors.RefusedError as refused:
-        pytest.skip(f"no calibrated profile is shipped: {refused}")
+    request = Request(residual_concat(), "tile-board")
+    answer = service.coefficients(request)
+    assert answer.model == "calibrated"
+    assert {group.channel_step for group in answer.groups} == {8}
     meter = Meter(request, answer, service)
     sizes = np.array([group.size for group in answer.groups], dtype=np.float64)
-    assert meter(sizes[None], "latency_s")[0] == pytest.approx(answer.latency_s, rel=1e-9)
+    prunable = np.array([group.prunable for group in answer.groups])
+    rows = np.stack([sizes, np.where(prunable, 8, sizes)])
+    alive = {g.id: 8 for g in answer.groups if g.prunable}
+    shrunk = service.coefficients(request.with_options(alive=alive))
+    wanted = [answer.latency_s, shrunk.latency_s]
+    assert meter(rows, "latency_s") == pytest.approx(wanted, rel=1e-9)
+
+    strengths = {g.id: np.linspace(0.1, 1, g.size) for g in answer.groups}
+    structure = make_structure(request.graph, answer, {}, strengths)
+    budget = (answer.latency_s + shrunk.latency_s) / 2
+    for found in (
+        adapt_counts(structure, meter, budget),
+        shrink_to(structure, meter, target_latency_s=budget),
+    ):
+        assert value(meter, found, "latency_s") <= budget
 
 
 def test_strengths_lie_around_the_inverse_cost() -> None:

@@ -157,13 +157,14 @@ def test_a_gate_samples_in_training_and_anneals() -> None:
     assert out[0, 0, 0] == max(1.0, mask[0].item())
     assert mask.mean().item() == pytest.approx(torch.sigmoid(torch.tensor(0.5)).item(), abs=0.05)
     mask.sum().backward()
-    assert (gate.logits.grad != 0).any()
+    assert isinstance(gate.logits.grad, Tensor)
+    assert gate.logits.grad.any()
 
     hard = Gate(1000, straight_through=True, temperature=1.0)
     hard(x)
     assert set(hard.last_mask().detach().round(decimals=6).tolist()) == {0.0, 1.0}
     hard.last_mask().sum().backward()
-    assert hard.logits.grad is not None
+    assert isinstance(hard.logits.grad, Tensor)
     assert (hard.logits.grad > 0).all()
     gate.eval()
     assert torch.allclose(gate(x)[0, 1:, 0], torch.sigmoid(gate.logits[1:]))
@@ -397,6 +398,20 @@ def test_refreshing_pins_the_revision_and_keeps_going_without_a_service(
     with pytest.warns(FallbackWarning, match=r"not refreshed.*Training goes on with those of v100"):
         assert not found.refresh()
     assert found.get_cost().item() == pytest.approx(before)
+
+
+def test_a_refresh_is_exact_at_the_structure_of_now(service: HttpService, model: Any) -> None:
+    found = GammaLatencyRegularizer(model, RESNET.inputs(1), "tile-board", service, threshold=0.5)
+    assert found.answers[0].model == "calibrated"
+    linearised = found.get_cost().item()
+    assert found.refresh()
+    prunable = {g.id for g in found.network.answer.groups if g.prunable}
+    counts = found.structure().group_counts()
+    alive = {g: n for g, n in counts.items() if g in prunable}
+    exact = service.coefficients(found.network.requests[0].with_options(alive=alive)).latency_s
+    assert found.get_cost().item() == pytest.approx(exact, rel=1e-9)
+    assert abs(linearised - exact) > 1e-6 * exact
+    found.get_regularization_term().backward()
 
 
 def test_refreshing_every_so_often_happens_in_the_background(
