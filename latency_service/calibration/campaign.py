@@ -14,21 +14,22 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from latency_service.calibration.backends import Backend
+from latency_service.calibration.backends import Backend, RunsNetworks
 from latency_service.calibration.bench import Bench
 from latency_service.calibration.journal import Journal
 from latency_service.calibration.measurement import Measurement, Rate
+from latency_service.calibration.references import ReferenceRuns
 from latency_service.calibration.timing import bootstrap_interval
 from latency_service.calibration.workloads import draw, merged_workloads, peak_workloads
 from latency_service.core.errors import CalibrationError
 from latency_service.core.fit import Settings, fit
 from latency_service.core.sample import Sample, Workload
 
-_BATCH = 24
+_BATCH = 96
 _EVEN_SHARE = 0.6
 _PEAK_SHARE = 0.04
 # A batch ends early rather than take longer than this, and no longer than the budget lasts.
-_BATCH_S = 4.0
+_BATCH_S = 14.0
 # The quick fit is worth its time if at least so much is left for what it asks for.
 _REFIT_S = 8.0
 # Seconds of a budget for each convolution that is measured with everything it may merge.
@@ -71,6 +72,11 @@ def run(backend: Backend, plan: Plan, journal: Journal, progress: Progress) -> M
     progress("rules", used(), "what the runtime merges and how it stores images")
     fusion, layout = backend.discover(plan.dtypes[0])
     rates: dict[str, Rate] = {}
+    networks = (
+        ReferenceRuns(backend.network)
+        if backend.kind == "cpu" and isinstance(backend, RunsNetworks)
+        else None
+    )
     bench = Bench(backend)
     left_out = 0
     for number, dtype in enumerate(plan.dtypes):
@@ -85,6 +91,8 @@ def run(backend: Backend, plan: Plan, journal: Journal, progress: Progress) -> M
             samples, refused = bench.measure(batch, float(np.clip(left_s, 0.5, _BATCH_S)))
             left_out += refused
             journal.append(samples)
+            if networks is not None:
+                networks.round()
             spread = bench.spread
             progress(
                 f"operators, {dtype}", used(),
@@ -105,6 +113,7 @@ def run(backend: Backend, plan: Plan, journal: Journal, progress: Progress) -> M
         units=backend.units,
         layout=layout,
         fusion=fusion,
+        networks={} if networks is None else networks.seconds(),
         environment={
             **backend.facts(),
             "left_out": left_out,

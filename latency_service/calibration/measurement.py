@@ -35,6 +35,7 @@ class Measurement:
         layout: how images are stored in blocks of channels; None where there is one layout.
         fusion: what the runtime merges.
         environment: hardware, versions and state of the machine.
+        networks: seconds of the reference networks (calibration/references.py) by name.
         noise: why the run is not to be trusted, in words; None: it is.
     """
 
@@ -48,4 +49,5 @@ class Measurement:
     layout: Layout | None = None
     fusion: FusionRules = field(default_factory=FusionRules)
     environment: Mapping[str, Any] = field(default_factory=dict)
+    networks: Mapping[str, float] = field(default_factory=dict)
     noise: str | None = None

@@ -108,6 +108,7 @@ def _measured(measurement: Measurement) -> dict[str, Any]:
     row["layout"] = None if measurement.layout is None else _plain(measurement.layout)
     row["fusion"] = _plain(measurement.fusion)
     row["environment"] = dict(measurement.environment)
+    row["networks"] = dict(measurement.networks)
     return row
 
 

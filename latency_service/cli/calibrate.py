@@ -148,7 +148,10 @@ def _report(outcome: steps.Outcome, page: Path) -> Path | None:
     try:
         page.parent.mkdir(parents=True, exist_ok=True)
         with shared.working("drawing"):
-            write_report(page, outcome.profile, outcome.sheet, outcome.measurement, outcome.fits)
+            write_report(
+                page, outcome.profile, outcome.sheet, outcome.measurement, outcome.fits,
+                outcome.networks,
+            )  # fmt: skip
     except (CalibrationError, OSError) as error:
         tables.say(f"no plots: {error}")
         return None

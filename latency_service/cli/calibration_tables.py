@@ -5,6 +5,7 @@ from __future__ import annotations
 import shlex
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
 
@@ -14,7 +15,7 @@ from rich.markup import escape
 from rich.progress_bar import ProgressBar
 from rich.table import Table
 
-from latency_service.calibration.report import FamilyRow, family_rows
+from latency_service.calibration.report import FamilyRow, NetworkPoint, family_rows
 from latency_service.cli import options as shared
 from latency_service.cli.durations import shown
 from latency_service.core.profile import Profile
@@ -95,6 +96,8 @@ def show(outcome: Outcome, page: Path | None) -> None:
     measurement = outcome.measurement
     console.print(_rates(outcome.profile, outcome.sheet))
     console.print(_families(family_rows(outcome.fits)))
+    if outcome.networks:
+        console.print(_networks(outcome.networks))
     if measurement.dispatch_s:
         console.print(f"between two kernels: {format_seconds(measurement.dispatch_s)}")
     if measurement.noise:
@@ -159,6 +162,25 @@ def _families(rows: list[FamilyRow]) -> Table:
         # one sample alone cannot be left out
         error = f"{100 * row.median_error:.1f} %" if row.samples > 1 else "-"
         table.add_row(row.name, str(row.samples), error)
+    return table
+
+
+def _networks(points: Sequence[NetworkPoint]) -> Table:
+    table = Table(
+        "network", "measured", "predicted", "error", "90 % interval",
+        title="whole networks that took no part in the fit",
+    )  # fmt: skip
+    for point in points:
+        interval = "-"
+        if point.low_s is not None and point.high_s is not None:
+            interval = f"{format_seconds(point.low_s)} to {format_seconds(point.high_s)}"
+        table.add_row(
+            point.name,
+            format_seconds(point.measured_s),
+            format_seconds(point.predicted_s),
+            f"{100 * (point.predicted_s / point.measured_s - 1):+.1f} %",
+            interval,
+        )
     return table
 
 

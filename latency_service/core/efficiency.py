@@ -42,6 +42,8 @@ class FamilyModel:
         spread: standard deviation of log(measured / predicted) on samples left out of the fit.
         median_error: median of |predicted / measured - 1| on those.
         samples: how many measurements it rests on.
+        cached_s_per_byte: seconds that a kernel saves for every byte of constants that is still in
+            the last cache, where the others' come from memory.
     """
 
     fixed_s: float
@@ -56,6 +58,7 @@ class FamilyModel:
     spread: float
     median_error: float
     samples: int
+    cached_s_per_byte: float = 0.0
 
     def base_s(self, dims: FloatArray, itemsize: float) -> FloatArray:
         """(...) seconds of the family's own roofline at (..., D) dimensions."""
@@ -68,7 +71,7 @@ class FamilyModel:
     def seconds(self, dims: FloatArray, itemsize: float) -> FloatArray:
         """(...) predicted seconds at (..., D) dimensions."""
         correction = np.full(dims.shape[:-1], self.mean)
-        if self.weights:
+        if self.features and self.weights:
             x = self._features(dims)
             correction = correction + kernel(x, np.array(self.points)) @ np.array(self.weights)
         result: FloatArray = self.base_s(dims, itemsize) * np.exp(correction)
@@ -131,6 +134,8 @@ class Efficiency:
             "dtype sequence" ("float32 Conv Add Relu").
         layout: None where the runtime keeps one layout.
         source: what it was fitted from.
+        alone_s: what a convolution takes longer on its own, as families were measured, than in a
+            network, where another one has left its code in the nearer caches.
     """
 
     families: Mapping[str, FamilyModel]
@@ -141,3 +146,32 @@ class Efficiency:
     merged: Mapping[str, float] = field(default_factory=dict)
     layout: Layout | None = None
     source: str = ""
+    alone_s: float = 0.0
+
+    def kept_share(self, constant_bytes: FloatArray) -> FloatArray:
+        """(...) share of a network's constants that are still in the last cache when it runs again.
+
+        Args:
+            constant_bytes: (...) what all its layers read of them.
+        """
+        cache = self.cache_bytes
+        if not cache:
+            return np.zeros(np.shape(constant_bytes))
+        share: FloatArray = np.maximum(0.0, 1.0 - constant_bytes / cache)
+        return share
+
+    @property
+    def cache_bytes(self) -> float:
+        """Working set at which the bandwidth has fallen halfway to memory's; 0 with one level.
+
+        Halfway on both logarithmic scales, so that a run in which the last step looked shallow
+        gives nearly the same.
+        """
+        sizes = np.log([size for size, _ in self.levels])
+        rates = np.log([rate for _, rate in self.levels])
+        fastest = int(np.argmax(rates))
+        falling = np.minimum.accumulate(rates[fastest:])
+        if falling[-1] >= falling[0]:
+            return 0.0
+        halfway = 0.5 * (falling[0] + falling[-1])
+        return float(np.exp(np.interp(-halfway, -falling, sizes[fastest:])))

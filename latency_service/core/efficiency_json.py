@@ -11,6 +11,8 @@ from latency_service.core.efficiency import Efficiency, FamilyModel, Layout
 from latency_service.core.errors import ProfileError
 from latency_service.core.features import features_of
 
+_LATER = ("alone_s", "cached_s_per_byte")
+
 
 def efficiency_to_json(efficiency: Efficiency) -> dict[str, Any]:
     """The model as plain JSON values; `efficiency_from_json` gives it back."""
@@ -23,7 +25,12 @@ def efficiency_to_json(efficiency: Efficiency) -> dict[str, Any]:
 
 
 def _shallow(value: Efficiency | FamilyModel | Layout) -> dict[str, Any]:
-    return {field.name: getattr(value, field.name) for field in fields(value)}
+    row = {field.name: getattr(value, field.name) for field in fields(value)}
+    # what came later is left out where it says nothing, so that older revisions keep their digest
+    for name in _LATER:
+        if not row.get(name, True):
+            del row[name]
+    return row
 
 
 def efficiency_from_json(document: Any, where: str) -> Efficiency:
@@ -65,6 +72,7 @@ def efficiency_from_json(document: Any, where: str) -> Efficiency:
         },
         layout=None if layout is None else _layout(read, layout),
         source=read.text(table.get("source", ""), "efficiency.source"),
+        alone_s=read.number(table.get("alone_s", 0.0), "efficiency.alone_s", 0.0),
     )
 
 
@@ -105,6 +113,9 @@ def _family(read: _Reader, document: Any, at: str) -> FamilyModel:
         spread=read.number(row.get("spread"), f"{at}.spread", 0.0),
         median_error=read.number(row.get("median_error"), f"{at}.median_error", 0.0),
         samples=int(read.number(row.get("samples"), f"{at}.samples", 0.0)),
+        cached_s_per_byte=read.number(
+            row.get("cached_s_per_byte", 0.0), f"{at}.cached_s_per_byte", 0.0
+        ),
     )
     wide = {len(model.features), len(model.lengths), *(len(point) for point in model.points)}
     if len(wide) > 1 or len(model.points) != len(model.weights):

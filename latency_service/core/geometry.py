@@ -57,13 +57,17 @@ Geometry = tuple[float, ...]
 Row = tuple[str, Geometry, tuple[Follows, ...]]
 
 RECURRENT = frozenset({"LSTM", "GRU", "RNN", "DynamicQuantizeLSTM"})
+# Their first input says nothing of what they write: indices of a learned table, codes.
+_AS_WRITTEN = frozenset({"DequantizeLinear", "Gather"})
+# They touch as much of their input as they write.
+_PICKS = frozenset({"Gather", "GatherElements", "GatherND", "Slice"})
 _CONVOLUTIONS = frozenset({"Conv", "FusedConv", "QLinearConv", "ConvInteger"})
 
 
 def kernel_dtype(node: Node) -> str:
     """The dtype whose kernels run the layer: that of its first input, integers as charged."""
     data = node.inputs[0].dtype if node.inputs and node.inputs[0] is not None else node.dtype
-    if node.layer.op in ("DequantizeLinear",) and node.outputs:
+    if node.layer.op in _AS_WRITTEN and node.outputs:
         data = node.outputs[0].dtype
     return data if data in FLOATING else RATE_DTYPE.get(data, data)
 
@@ -238,7 +242,16 @@ def _other(node: Node) -> Row:
         images=out[0] if out else 1,
         inner=max(inner, 1),
     )
+    if node.layer.op in _PICKS:
+        dims = _touched(dims)
     return node.layer.op + suffix, dims, OTHER
+
+
+def _touched(dims: Geometry) -> Geometry:
+    values = list(dims)
+    values[Dim.IN_ELEMENTS] = values[Dim.OUT_ELEMENTS]
+    values[Dim.CONSTANT_ELEMENTS] = 0.0
+    return tuple(values)
 
 
 Inner = tuple[str, int, int]  # suffix of the family, inner extent, taps
@@ -360,6 +373,8 @@ _INNER: dict[str, Callable[[Node], Inner]] = {
     "LayerNormalization": _from_axis,
     "RMSNormalization": _from_axis,
     "SimplifiedLayerNormalization": _from_axis,
+    "SkipLayerNormalization": _from_axis,
+    "SkipSimplifiedLayerNormalization": _from_axis,
     "Softmax": _axis,
     "LogSoftmax": _axis,
     **dict.fromkeys(_REDUCTIONS, _reduction),

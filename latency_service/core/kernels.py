@@ -78,15 +78,24 @@ def _merges(chain: Chain, nodes: Sequence[Node]) -> str:
 _FOLDED = frozenset({"BatchNormalization"})
 
 
+# A merged operator whose loops are those of one of its members.
+_LOOPS_AS = {"SkipLayerNormalization": "LayerNormalization"}
+
+
 def _merged(node: Node, chain: Chain, runs_as: str, nodes: Sequence[Node]) -> Row:
     """Geometry of a chain: the host's, with what the others read besides."""
     family, dims, follows = geometry(node)
     values = list(dims)
     if not node.op.contraction and chain.runs_as is not None:
-        ends = [nodes[index] for index in chain.members if nodes[index].layer.op == runs_as]
+        like = _LOOPS_AS.get(runs_as, runs_as)
+        ends = [nodes[index] for index in chain.members if nodes[index].layer.op == like]
         if ends:
+            reads = dims[Dim.IN_ELEMENTS]
             family, own, follows = geometry(ends[-1])
             values = list(own)
+            if like != runs_as:
+                values[Dim.IN_ELEMENTS] = reads
+                family = runs_as
         else:
             family = runs_as
     values[Dim.OUT_ELEMENTS] = float(chain.end.size)

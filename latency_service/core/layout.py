@@ -105,15 +105,23 @@ def _runs_blocked(
     known = all(id(tensor) in writers for tensor in inputs)
     if op in layout.converts:
         return known or inputs[0].shape[1] % layout.block == 0
+    if op in ("Resize", "Upsample"):
+        return known and _resizes_blocks(node, layout)
     if op not in layout.keeps or not known or node.op.traffic is Traffic.FREE:
         return False
     if op == "Concat":
         return node.integer("axis", 0) % 4 == 1 and all(
             tensor.shape[1] % layout.block == 0 for tensor in inputs
         )
-    if op in ("Resize", "Upsample"):
-        return node.text("mode", "nearest") == "nearest"
     return all(tensor.shape == node.outputs[0].shape for tensor in inputs)
+
+
+def _resizes_blocks(node: Node, layout: Layout) -> bool:
+    """Images grow by whole factors; each way of doing it is an entry of its own."""
+    mode = node.text("mode", "nearest")
+    out, data = node.outputs[0].shape, node.x.shape
+    whole = all(to % size == 0 for to, size in zip(out, data, strict=True))
+    return whole and ("Resize" if mode == "nearest" else f"Resize/{mode}") in layout.keeps
 
 
 def convolution_is_blocked(inputs: int, filters: int, group: int, layout: Layout) -> bool:

@@ -182,7 +182,7 @@ def _skip_normalisation(wiring: Wiring) -> Iterator[Match]:
             continue
         added = wiring.source(node.inputs[0], "Add")
         if added is not None and len(_activations(nodes[added])) == 2:
-            yield Match((added, index), added, "LayerNormalization", node.outputs[0])
+            yield Match((added, index), added, "SkipLayerNormalization", node.outputs[0])
 
 
 def _layer_normalisation(wiring: Wiring) -> Iterator[Match]:

@@ -25,6 +25,10 @@ Places = npt.NDArray[np.int64]
 _UNKNOWN_SPREAD = 1.0
 # A family that stands in for another one is this much less certain.
 _ALIKE_SPREAD = 2.0
+# Kernels that follow others of their kind in most networks.
+_IN_ROWS = ("Conv/", "ReorderInput", "ReorderOutput")
+# A kernel that starts sooner in a network still takes this share of its time.
+_LEAST_SHARE = 0.3
 # No interval is given where kernels that were not measured take a larger share than this.
 _MOST_UNKNOWN = 0.05
 
@@ -94,6 +98,16 @@ class Predictor:
             ]
         )
 
+        self._itemsizes = np.array([BYTES_PER_ELEMENT[dtype] for dtype in kernels.dtypes])
+        self._cached_s_per_byte = np.zeros(len(kernels.layers))
+        for group in self.assigned:
+            if group.model is not None:
+                self._cached_s_per_byte[list(group.kernels)] = group.model.cached_s_per_byte
+
+        self._sooner = np.array(
+            [efficiency.alone_s * family.startswith(_IN_ROWS) for family in kernels.families]
+        )
+
     @property
     def assumptions(self) -> tuple[str, ...]:
         """Which kernels are charged as something else, in words."""
@@ -126,7 +140,10 @@ class Predictor:
         lower = np.maximum((np.ceil(live / step) - 1.0) * step, 0.0)
         lower = np.where(lower > 0, lower, np.minimum(live, 1.0))
         less = (lower, n_out) if of_inputs else (n_in, lower)
-        saved = self._at(n_in, n_out, alive).seconds - self._at(less[0], less[1], alive).seconds
+        now = self._at(n_in, n_out, alive)
+        constants = self._constant_bytes(now.dims) * self.kernels.times * alive[self.kernels.layers]
+        kept = float(self.efficiency.kept_share(constants.sum()))
+        saved = now.seconds - self._at(less[0], less[1], alive, kept).seconds
         by_layer = np.zeros(len(live))
         np.add.at(by_layer, self.kernels.layers, saved)
         gap = live - lower
@@ -143,7 +160,14 @@ class Predictor:
         found: FloatArray = rates[level]
         return found
 
-    def _at(self, n_in: FloatArray, n_out: FloatArray, alive: FloatArray) -> Structure:
+    def _at(
+        self, n_in: FloatArray, n_out: FloatArray, alive: FloatArray, kept: float | None = None
+    ) -> Structure:
+        """The kernels at (L,) live channels.
+
+        Args:
+            kept: share of the constants that stay in the last cache; None: as many as fit.
+        """
         kernels = self.kernels
         dims = self._dims(n_in, n_out)
         seconds = np.zeros(len(kernels.layers))
@@ -158,9 +182,24 @@ class Predictor:
                 fixed[rows] = group.model.fixed_s
                 spread[rows] = group.model.spread * (1.0 if group.exact else _ALIKE_SPREAD)
         seconds += self._per_element * dims[:, Dim.OUT_ELEMENTS] + self.efficiency.dispatch_s
+        seconds = self._among_others(seconds, self._sooner)
         runs = kernels.times * alive[kernels.layers]
+        constants = self._constant_bytes(dims)
+        if kept is None:
+            kept = float(self.efficiency.kept_share((constants * runs).sum()))
+        seconds -= kept * self._cached_s_per_byte * constants
         fixed = np.minimum(fixed + self.efficiency.dispatch_s, 0.5 * seconds)
         return Structure(seconds * runs, fixed * runs, spread, dims)
+
+    def _among_others(self, seconds: FloatArray, sooner: FloatArray | float) -> FloatArray:
+        """(...) seconds of kernels in a network, of (...) seconds on their own."""
+        left: FloatArray = np.maximum(seconds - sooner, _LEAST_SHARE * seconds)
+        return left
+
+    def _constant_bytes(self, dims: FloatArray) -> FloatArray:
+        """(P,) bytes of constants that each kernel reads at (P, D) dimensions."""
+        size: FloatArray = self._itemsizes * dims[..., Dim.CONSTANT_ELEMENTS]
+        return size
 
     def _dims(self, n_in: FloatArray, n_out: FloatArray) -> FloatArray:
         """(P, D) live dimensions at (L,) live channels."""
@@ -214,7 +253,26 @@ class Predictor:
                 total += self._column(
                     group, position, n_in[:, layer], n_out[:, layer], alive[:, layer]
                 )
-        return total
+        return total - self._saved_s(n_in, n_out, alive)
+
+    def _saved_s(self, n_in: FloatArray, n_out: FloatArray, alive: FloatArray) -> FloatArray:
+        """(N,) seconds saved by constants that stay in the last cache."""
+        read, saved = np.zeros(len(n_in)), np.zeros(len(n_in))
+        kernels = self.kernels
+        full = self._constant_bytes(kernels.dims) * kernels.times
+        for position, (layer, size) in enumerate(zip(kernels.layers, full, strict=True)):
+            if not size:
+                continue
+            rule = kernels.follows[position][Dim.CONSTANT_ELEMENTS]
+            live = size * alive[:, layer]
+            if rule in (Follows.READS, Follows.BOTH):
+                live = live * _share(n_in[:, layer], self._full_in[layer])
+            if rule in (Follows.WRITES, Follows.BOTH):
+                live = live * _share(n_out[:, layer], self._full_out[layer])
+            read += live
+            saved += self._cached_s_per_byte[position] * live
+        result: FloatArray = self.efficiency.kept_share(read) * saved
+        return result
 
     def _column(
         self,
@@ -230,24 +288,24 @@ class Predictor:
         ins, at_in = _distinct(_share(n_in, self._full_in[layer]), follows, Follows.READS)
         outs, at_out = _distinct(_share(n_out, self._full_out[layer]), follows, Follows.WRITES)
         itemsize = BYTES_PER_ELEMENT[kernels.dtypes[position]]
-        row = kernels.dims[position]
+        row, sooner = kernels.dims[position], float(self._sooner[position])
         if len(ins) * len(outs) <= 2 * len(n_in):
             dims = _scaled(row, follows, ins[:, None], outs[None, :])  # (I, O, D)
             value = self._plain(group, dims, itemsize)
-            if group.model is not None and group.model.weights:
+            if group.model is not None and group.model.features and group.model.weights:
                 value = value * np.exp(_table(group.model, row, follows, ins, outs))
             if not group.exact:
                 value = np.maximum(value, self._least(group, dims))
-            column = (value + self._extra(position, dims))[at_in, at_out]
+            column = self._among_others(value + self._extra(position, dims), sooner)[at_in, at_out]
         else:
             dims = _scaled(row, follows, ins[at_in], outs[at_out])  # (N, D)
             value = self._plain(group, dims, itemsize)
-            if group.model is not None and group.model.weights:
+            if group.model is not None and group.model.features and group.model.weights:
                 correction = _table(group.model, row, follows, ins, outs, (at_in, at_out))
                 value = value * np.exp(correction)
             if not group.exact:
                 value = np.maximum(value, self._least(group, dims))
-            column = value + self._extra(position, dims)
+            column = self._among_others(value + self._extra(position, dims), sooner)
         result: FloatArray = column * kernels.times[position] * alive
         return result
 

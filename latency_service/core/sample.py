@@ -57,6 +57,8 @@ class Sample:
     Attributes:
         latency_s: seconds of the operator itself, dispatch left out where it could be told apart.
         rounds_s: best of every round, where there were several.
+        cached_s: what it took with its large constants still in the last cache, where that was
+            measured beside `latency_s`, for which they came from memory.
         blocked: whether the operator ran on images stored in blocks of channels, where it has a
             plain form too (convolutions have not: their shape decides).
     """
@@ -65,6 +67,7 @@ class Sample:
     latency_s: float
     rounds_s: tuple[float, ...] = ()
     blocked: bool = False
+    cached_s: float | None = None
 
 
 def sample_to_json(sample: Sample) -> dict[str, Any]:
@@ -83,6 +86,8 @@ def sample_to_json(sample: Sample) -> dict[str, Any]:
         row["rounds_s"] = list(sample.rounds_s)
     if sample.blocked:
         row["blocked"] = True
+    if sample.cached_s is not None:
+        row["cached_s"] = sample.cached_s
     if work.merges:
         row["merges"] = list(work.merges)
     return row
@@ -125,6 +130,9 @@ def sample_from_json(row: Any, where: str = "sample") -> Sample:
     rounds = row.get("rounds_s", [])
     if not isinstance(rounds, list) or not all(_is_number(value) for value in rounds):
         raise SampleError(f"{where}: rounds_s must be a list of numbers; it is {rounds!r:.80}")
+    cached = row.get("cached_s")
+    if cached is not None and not (_is_number(cached) and 0 < cached < math.inf):
+        raise SampleError(f"{where}: cached_s must be a positive number; it is {cached!r:.80}")
     outputs = _shapes(row, "outputs", where) if row.get("outputs") else ()
     merges = row.get("merges", [])
     if not isinstance(merges, list) or not all(
@@ -134,7 +142,13 @@ def sample_from_json(row: Any, where: str = "sample") -> Sample:
     work = Workload(
         op, inputs, dict(attributes), str(dtype), tuple(learned), outputs, tuple(merges)
     )
-    return Sample(work, float(latency), tuple(map(float, rounds)), row.get("blocked") is True)
+    return Sample(
+        work,
+        float(latency),
+        tuple(map(float, rounds)),
+        row.get("blocked") is True,
+        None if cached is None else float(cached),
+    )
 
 
 def _learned(op: str, inputs: tuple[Dims, ...]) -> tuple[int, ...]:

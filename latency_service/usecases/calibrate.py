@@ -19,6 +19,7 @@ from pathlib import Path
 from latency_service.calibration import campaign
 from latency_service.calibration.measurement import Measurement
 from latency_service.calibration.recording import read_recording, write_recording
+from latency_service.calibration.report import NetworkPoint
 from latency_service.core.errors import CalibrationError, LatencyServiceError, OptionError
 from latency_service.core.fit import FamilyFit, Settings
 from latency_service.core.profile import Device, Profile
@@ -26,6 +27,7 @@ from latency_service.core.sample import sample_to_json
 from latency_service.usecases.destinations import Appended, Destination
 from latency_service.usecases.fitted import NOISE, revision_profile
 from latency_service.usecases.prepare import Job, Run, begin, known_device
+from latency_service.usecases.whole_networks import report_points
 
 __all__ = [
     "Job", "Measured", "Outcome", "Run", "again", "begin", "conclude", "measure", "recorded",
@@ -66,6 +68,7 @@ class Outcome:
     Attributes:
         appended: where the revision is; None after a dry run.
         kept: the file of samples that is still there; None where they are with the revision alone.
+        networks: whole networks that took no part in the fit, measured and predicted.
     """
 
     profile: Profile
@@ -74,6 +77,7 @@ class Outcome:
     fits: Sequence[FamilyFit]
     appended: Appended | None
     kept: Path | None
+    networks: Sequence[NetworkPoint] = ()
 
 
 def measure(run: Run, progress: campaign.Progress) -> Measured:
@@ -159,8 +163,11 @@ def conclude(
         profile, fits = revision_profile(
             measured.device, measured.sheet, measurement, measured.origin, measured.source
         )
+        networks = report_points(profile, measurement.networks)
         if dry_run:
-            return Outcome(profile, measured.sheet, measurement, fits, None, measured.kept)
+            return Outcome(
+                profile, measured.sheet, measurement, fits, None, measured.kept, networks
+            )
         if measurement.noise and not force:
             _refuse_noise(measurement.noise, profile, destination)
         rows = [sample_to_json(sample) for sample in measurement.samples]
@@ -174,7 +181,7 @@ def conclude(
     if measured.temporary:
         measured.kept.unlink(missing_ok=True)
     kept = None if measured.temporary else measured.kept
-    return Outcome(profile, measured.sheet, measurement, fits, appended, kept)
+    return Outcome(profile, measured.sheet, measurement, fits, appended, kept, networks)
 
 
 def _refuse_noise(noise: str, profile: Profile, destination: Destination) -> None:

@@ -51,7 +51,7 @@ def test_another_runtime_of_a_device(client: TestClient) -> None:
     device = client.get("/v1/devices/t4", params={"runtime": "morphnet"}).json()
 
     assert device["default"]["profile"]["memory"]["bytes_per_s"] == 300e9
-    assert device["runtimes"] == ["ideal", "morphnet"]
+    assert device["runtimes"] == ["ideal", "morphnet", "pytorch-eager-cuda"]
 
 
 def test_appending_needs_a_calibrate_token(client: TestClient, bench: Workbench) -> None:

@@ -138,7 +138,8 @@ class TestTorch(CalibrationBackendContract):
         torch = pytest.importorskip("torch")
         met: set[str] = set()
         for family, work in itertools.islice(draw(7), 260):
-            if family.name in met or work.op in ("LSTM", "GRU"):
+            # eager mode adds and normalises in two kernels
+            if family.name in met or work.op in ("LSTM", "GRU", "SkipLayerNormalization"):
                 continue
             met.add(family.name)
             compute = compute_of(work)

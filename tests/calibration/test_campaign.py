@@ -30,6 +30,7 @@ POOL = Workload("MaxPool", ((1, 16, 10, 10),), {"kernel_shape": [1, 1]},
 
 class FakePrepared:
     most_runs = 40
+    evicts = False
 
     def __init__(self, backend: FakeBackend, work: Workload) -> None:
         self.backend, self.work = backend, work
@@ -81,7 +82,8 @@ class FakeBackend:
 @pytest.fixture
 def backend(monkeypatch: pytest.MonkeyPatch) -> FakeBackend:
     fake = FakeBackend()
-    monkeypatch.setattr(campaign, "time", SimpleNamespace(monotonic=lambda: fake.now))
+    for module in (bench, campaign):
+        monkeypatch.setattr(module, "time", SimpleNamespace(monotonic=lambda: fake.now))
     return fake
 
 
@@ -135,7 +137,7 @@ def test_what_is_predicted_badly_is_drawn_more_often(
     backend.times = times
     measure(backend, tmp_path, budget_s=60.0)
     assert asked[0] is None
-    assert asked[-1]["Softmax"] > 2 * asked[-1]["Add"], asked[-1]
+    assert asked[-1]["Softmax"] > 1.5 * asked[-1]["Add"], asked[-1]
 
 
 def test_a_continued_recording_counts_and_goes_on_with_other_shapes(
@@ -194,7 +196,7 @@ def by_round(*per_round: float, repeats: int, clean: bool = True) -> Callable[[i
     )
 
 
-def test_of_rounds_the_lower_quartile_counts(backend: FakeBackend):
+def test_of_rounds_the_median_counts(backend: FakeBackend):
     seconds = (3e-4, 5e-4, 7e-4, 11e-4)
     # 3 ms a round: 10 runs of what takes 0.3 ms
     backend.times = lambda work, number: (
@@ -202,7 +204,7 @@ def test_of_rounds_the_lower_quartile_counts(backend: FakeBackend):
     )
     (sample,), refused = Bench(backend).measure([RELU])
     assert sample.rounds_s == pytest.approx(seconds)
-    assert sample.latency_s == pytest.approx((3e-4 + 3 * 5e-4) / 4)
+    assert sample.latency_s == pytest.approx((5e-4 + 7e-4) / 2)
     assert refused == 0
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import importlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 from latency_service.calibration.measurement import Rate
 from latency_service.core.efficiency import Layout
@@ -25,12 +25,15 @@ class Run(NamedTuple):
         kernel_s: of the workload itself, once.
         to_blocks_s, from_blocks_s: of a layout reorder of its input and its output; 0 without.
         clean: whether nothing disturbed it.
+        cached: whether the caches were left as they were, by a workload that empties them
+            otherwise.
     """
 
     kernel_s: float
     to_blocks_s: float
     from_blocks_s: float
     clean: bool
+    cached: bool = False
 
 
 class Prepared(Protocol):
@@ -38,9 +41,11 @@ class Prepared(Protocol):
 
     Attributes:
         most_runs: how often it is worth running in one round.
+        evicts: whether it empties the caches before every other run.
     """
 
     most_runs: int
+    evicts: bool
 
     def run(self) -> float:
         """Run once; wall seconds, for planning only."""
@@ -99,6 +104,15 @@ class Backend(Protocol):
 
     def facts(self) -> Mapping[str, Any]:
         """Versions and settings that the numbers depend on."""
+        ...
+
+
+@runtime_checkable
+class RunsNetworks(Protocol):
+    """A backend that runs whole ONNX networks too."""
+
+    def network(self, model: bytes, feeds: Mapping[str, Any]) -> Any:
+        """A network that is ready: `run()`, and `readings` of its runs."""
         ...
 
 

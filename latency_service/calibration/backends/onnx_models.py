@@ -35,6 +35,8 @@ NUMPY = {
     "float32": np.float32, "float16": np.float16, "float64": np.float64, "int8": np.int8,
     "uint8": np.uint8, "int32": np.int32, "int64": np.int64, "bool": np.bool_,
 }  # fmt: skip
+# Leaves blocks of channels behind where the runtime stores images so.
+BLOCKER = "MaxPool"
 _LARGEST_IR, _OPSET = 10, 20
 _CONTRIB = frozenset({
     "FusedMatMul", "BiasGelu", "FastGelu", "QuickGelu", "SkipLayerNormalization", "QLinearAdd",
@@ -71,15 +73,21 @@ _POSITIVE = frozenset({"BatchNormalization", "Div", "Pow", "Sqrt", "Reciprocal",
 
 
 def build_model(
-    work: Workload, copies: int, seed: int = 0, apart: bool = False, blocked: bool = False
+    work: Workload,
+    copies: int,
+    seed: int = 0,
+    apart: bool = False,
+    blocked: bool = False,
+    lead: bool = False,
 ) -> tuple[bytes, dict[str, Any]]:
     """(model, feeds) that run a workload so many times, each with weights of its own.
 
     Args:
         apart: give each copy inputs of its own too, so that none can be left out as a repetition.
         blocked: let its inputs come from poolings, which leave blocks of channels behind.
+        lead: let a kernel of another operator write each input, where it holds floating numbers.
     """
-    builder = _Builder(work, np.random.default_rng(seed))
+    builder = _Builder(work, np.random.default_rng(seed), lead)
     for copy in range(copies):
         builder.add(copy, copy if apart else 0, blocked)
     return builder.model(), builder.feeds
@@ -88,8 +96,8 @@ def build_model(
 class _Builder:
     """A model in the making."""
 
-    def __init__(self, work: Workload, rng: np.random.Generator) -> None:
-        self.work, self.rng = work, rng
+    def __init__(self, work: Workload, rng: np.random.Generator, lead: bool) -> None:
+        self.work, self.rng, self.lead = work, rng, lead
         self.feeds: dict[str, Any] = {}
         self.constants: list[TensorProto] = []
         self.nodes: list[NodeProto] = []
@@ -128,15 +136,25 @@ class _Builder:
     def _feed(self, name: str, operand: str, shape: Sequence[int], blocked: bool) -> str:
         if name not in self.feeds:
             self.feeds[name] = self._data(operand, shape, learned=False)
+            if self.lead:
+                self._produce(name)
+        if self.lead and self.feeds[name].dtype.kind == "f":
+            name = f"{name}_written"
         if not blocked or len(shape) != 4:
             return name
         pooled = f"{name}_blocked"
         if pooled not in self.pooled:
             self.pooled.add(pooled)
             self.nodes.append(
-                helper.make_node("MaxPool", [name], [pooled], pooled, kernel_shape=[1, 1])
+                helper.make_node(BLOCKER, [name], [pooled], pooled, kernel_shape=[1, 1])
             )
         return pooled
+
+    def _produce(self, name: str) -> None:
+        """A kernel that writes the input, as the layer before it does in a network."""
+        if self.feeds[name].dtype.kind == "f":
+            written = f"{name}_written"
+            self.nodes.append(helper.make_node(producer(self.work.op), [name], [written], written))
 
     def _merge(self, written: str, merged: str, name: str) -> str:
         """An operator behind the workload, for the runtime to merge."""
@@ -176,6 +194,11 @@ class _Builder:
         return assemble(self.nodes, self.feeds, self.outputs, self.constants)
 
 
+def producer(op: str) -> str:
+    """The operator that writes the inputs of a workload."""
+    return "Abs" if op in _POSITIVE or op == "Neg" else "Neg"
+
+
 def noise(shape: Sequence[int], seed: int = 0) -> Array:
     """Normal numbers in float32."""
     return _random(np.random.default_rng(seed), shape, "float32")
@@ -197,6 +220,37 @@ def assemble(
     imports = [helper.make_opsetid("", _OPSET), helper.make_opsetid("com.microsoft", 1)]
     model = helper.make_model(graph, opset_imports=imports, ir_version=_LARGEST_IR)
     return bytes(model.SerializeToString())
+
+
+def mixed_network(blocks: int) -> tuple[bytes, dict[str, Any]]:
+    """(model, feeds) of a chain of small kernels, no two neighbours of one kind."""
+    width, edge = 24, 14
+    feeds: dict[str, Any] = {"x": noise((1, width, edge, edge))}
+    constants = [
+        numpy_helper.from_array(data, name)
+        for name, data in (
+            ("across", noise((width, width, 1, 1)) * 0.1), ("along", noise((width, 1, 3, 3)) * 0.1),
+            ("mix", noise((width, width)) * 0.1), ("scale", noise((width,))),
+        )
+    ]  # fmt: skip
+    nodes: list[NodeProto] = []
+
+    def step(op: str, *inputs: str, **attributes: Any) -> str:
+        nodes.append(helper.make_node(op, inputs, [f"t{len(nodes)}"], **attributes))
+        return f"t{len(nodes) - 1}"
+
+    image = step("Neg", "x")
+    for _ in range(blocks):
+        spatial = step("Conv", image, "across", kernel_shape=[1, 1])
+        spatial = step("Conv", spatial, "along", group=width, pads=[1, 1, 1, 1])
+        image = step("Add", image, spatial)
+        rows = step("Transpose", image, perm=[0, 2, 3, 1])
+        rows = step("LayerNormalization", rows, "scale", axis=-1)
+        rows = step("Softmax", step("MatMul", rows, "mix"), axis=-1)
+        turned = step("Transpose", rows, perm=[0, 3, 1, 2])
+        gate = step("Sigmoid", step("ReduceMean", turned, keepdims=1))
+        image = step("Mul", step("Tanh", turned), gate)
+    return assemble(nodes, feeds, [f"t{len(nodes) - 1}"], constants), feeds
 
 
 def weight_bytes(work: Workload) -> float:

@@ -50,6 +50,7 @@ class DeviceSession:
     """
 
     most_runs = 30
+    evicts = False
 
     def __init__(
         self,

@@ -1,9 +1,9 @@
 """Measuring operators through onnxruntime.
 
 In a network a layer's weights have left the nearer caches when it runs again, while its input has
-just been written. A workload with small weights therefore stands in its model several times, each
-with weights of its own; before one with large weights runs, the caches are emptied and its input is
-touched. The runtime's own profile says how long each kernel took, so that layout reorders around a
+just been written. Workloads therefore take turns, and a kernel of another operator writes the input
+of each; before every other run of one with large weights the caches are emptied. The runtime's own
+profile says how long each kernel took, so that layout reorders around a
 convolution are told apart from the convolution itself. Writing the profile costs time inside the
 kernels that it times; a chain of empty ones, run with and without it, says how much, and that is
 taken off.
@@ -23,13 +23,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import onnxruntime
-from onnx import helper
 
 from latency_service.calibration import bandwidth
 from latency_service.calibration.backends import Backend, Prepared, Run, onnx_models
-from latency_service.calibration.backends.onnx_models import NUMPY, assemble, noise
+from latency_service.calibration.backends.onnx_models import NUMPY, mixed_network
 from latency_service.calibration.backends.onnxruntime_accelerator import (
     DeviceSession,
     empty_call_s,
@@ -43,16 +41,20 @@ from latency_service.core.errors import CalibrationError, OptionError
 from latency_service.core.profile import FusionRules
 from latency_service.core.sample import Workload
 
-# All copies write to one place, as layers of a network reuse each other's buffers.
+# All workloads write to one place, and find it in the caches, as layers of a network reuse each
+# other's buffers.
 _SCRATCH = np.zeros(8_000_000, dtype=np.float64)
 _LEAST_S = 1e-7
 # Reading this evicts everything else.
 _EVICTOR = np.ones(8_000_000, dtype=np.float64)
-_MOST_RUNS, _MOST_COLD_RUNS = 30, 2
-# What the runtime puts around a kernel that it runs in another type or layout. In a network these
-# stand at the ends only: between two such kernels they cancel out.
-_CONVERSIONS = frozenset({"Cast", "Transpose"})
-_CHAIN = 200
+_MOST_RUNS, _MOST_COLD_RUNS = 8, 4
+# What stands around a kernel that runs in another type or layout, put there by the runtime or by
+# the workload's model. In a network these stand at the ends only: between two such kernels they
+# cancel out.
+_AROUND = frozenset({"Cast", "Transpose", onnx_models.BLOCKER})
+# These take blocks of channels only from a neighbour; every other one of their workloads gets one.
+_FOLLOWERS, _BLOCKS = frozenset({"Concat", "Resize"}), 32
+_BLOCKS, _ADDED_RUNS = 12, 60
 _LEVEL_RUNS = 15
 
 
@@ -140,18 +142,19 @@ class OnnxRuntime:
         Raises:
             CalibrationError: if the runtime cannot run it.
         """
-        copies = onnx_models.copies_of(work)
+        copies = onnx_models.copies_of(work) if self.kind == "gpu" else 1
         try:
-            model, feeds = onnx_models.build_model(work, copies)
+            model, feeds = onnx_models.build_model(
+                work, copies, blocked=_stands_in_blocks(work), lead=self.kind == "cpu"
+            )
         except (KeyError, TypeError, ValueError) as error:
             raise CalibrationError(f"{work.op} cannot be written as a model: {error}") from None
         if self.kind == "gpu":
             return DeviceSession(self, model, feeds, copies, self.call_s)
         prepared = _Session(self, model, feeds)
-        prepared.copies = copies
         if onnx_models.is_cold(work):
-            prepared.cold, prepared.most_runs = True, _MOST_COLD_RUNS
-        prepared.around = _CONVERSIONS - {work.op}
+            prepared.evicts, prepared.most_runs = True, _MOST_COLD_RUNS
+        prepared.around = (_AROUND | {onnx_models.producer(work.op)}) - {work.op}
         if len(work.outputs) == 1:
             prepared.share_output(work)
         return prepared
@@ -184,21 +187,25 @@ class OnnxRuntime:
         return str(self._folder / f"profile-{self._profiles}")
 
     def _measure_added(self) -> float:
-        """A chain of kernels over 16 numbers, with the profile and without."""
-        ops = ["Neg", "Abs"]
-        nodes = [
-            helper.make_node(ops[k % 2], ["x" if k == 0 else f"t{k - 1}"], [f"t{k}"])
-            for k in range(_CHAIN)
-        ]
-        feeds: dict[str, npt.NDArray[Any]] = {"x": noise((1, 16))}
-        model = assemble(nodes, feeds, [f"t{_CHAIN - 1}"], [])
-        plain = _Session(self, model, feeds, profiled=False)
-        apart = min(plain.run() for _ in range(60)) / _CHAIN
+        """A network of small and different kernels, with the profile and without.
+
+        Between different kernels the profile's own code and data leave the caches, as the
+        network's do; a chain of equal ones would show half of what it costs.
+        """
+        model, feeds = mixed_network(_BLOCKS)
+        call_s = self._undisturbed(*mixed_network(0))
+        plain_s = self._undisturbed(model, feeds) - call_s
         profiled = _Session(self, model, feeds)
-        for _ in range(40):
+        for _ in range(_ADDED_RUNS):
             profiled.run()
-        kernels = [sum(run.values()) / _CHAIN for run in profiled.kernels()]
-        return max(float(np.median(kernels)) - apart, 0.0)
+        runs = profiled.kernels()
+        kernels_s = float(np.quantile([sum(run.values()) for run in runs], 0.25))
+        return max((kernels_s - plain_s) / max(len(runs[-1]), 1), 0.0)
+
+    def _undisturbed(self, model: bytes, feeds: Mapping[str, Any]) -> float:
+        """Wall seconds of a run without the profile."""
+        session = _Session(self, model, feeds, profiled=False)
+        return float(np.quantile([session.run() for _ in range(_ADDED_RUNS)], 0.25))
 
 
 class _Session:
@@ -213,9 +220,12 @@ class _Session:
     ) -> None:
         self.backend = backend
         self.copies = 1
-        self.cold = False
+        self.evicts = False
         self.most_runs = _MOST_RUNS
-        self._feeds = feeds
+        self._raw = [
+            value.reshape(-1).view(np.uint8) for value in feeds.values() if value.dtype.kind != "f"
+        ]
+        self._written = _SCRATCH[:0]
         self.around: frozenset[str] = frozenset()
         prefix = backend.next_profile() if profiled else None
         try:
@@ -240,13 +250,15 @@ class _Session:
             return
         for output in self._session.get_outputs():
             self._binding.bind_output(output.name, "cpu", 0, kind, shape, _SCRATCH.ctypes.data)
+        self._written = _SCRATCH[: -(-size // _SCRATCH.itemsize)]
 
     def run(self) -> float:
         """Run once; wall seconds."""
-        if self.cold:
+        if self.evicts and len(self.readings) % 2 == 0:
             _EVICTOR.sum()
-            for value in self._feeds.values():
-                np.copyto(value, value.copy())
+        self._written.fill(0.0)
+        for raw in self._raw:
+            np.bitwise_or(raw, raw, out=raw)
         with self.backend.clock.reading() as reading:
             try:
                 self._session.run_with_iobinding(self._binding)
@@ -259,7 +271,7 @@ class _Session:
         """End the session; what every run took."""
         added = self.backend.added_s
         found = []
-        for kernels, reading in zip(self.kernels(), self.readings, strict=True):
+        for turn, (kernels, reading) in enumerate(zip(self.kernels(), self.readings, strict=True)):
             own = to_blocks = from_blocks = 0.0
             parts = 0
             for (_, op), seconds in kernels.items():
@@ -276,6 +288,7 @@ class _Session:
                     to_blocks,
                     from_blocks / self.copies,
                     reading.clean,
+                    self.evicts and turn % 2 == 1,
                 )
             )
         return found
@@ -303,6 +316,11 @@ class _Session:
                 runs.append(now)
                 now = {}
         return runs
+
+
+def _stands_in_blocks(work: Workload) -> bool:
+    images = all(len(shape) == 4 and shape[1] % _BLOCKS == 0 for shape in work.inputs)
+    return work.op in _FOLLOWERS and images and work.attributes.get("axis", 1) == 1
 
 
 def _type_name(dtype: str) -> str:

@@ -186,18 +186,23 @@ class _Asker:
             x = net.add(op, first, domain="com.microsoft", alpha=1.0)
         elif op == "Concat":
             x, inputs = net.add(op, first, second, axis=1), 2 * _CHANNELS
-        elif op == "Resize":
+        elif op in _RESIZES:
             scales = net.constant(np.array([1, 1, 2, 2], np.float32))
-            how = {"mode": "nearest", "nearest_mode": "floor"}
-            how["coordinate_transformation_mode"] = "asymmetric"
-            x = net.add(op, first, "", scales, **how)
+            x = net.add("Resize", first, "", scales, **_RESIZES[op])
         else:
             x = net.step(op, first, second)
         left = self.ops(net, net.conv(x, inputs))
         return left.count("ReorderOutput") == 1 and left.count("ReorderInput") == 1
 
 
-_KEEPERS = ("Add", "Mul", "Concat", "Resize", "BatchNormalization", "QuickGelu")
+# As PyTorch's exporter writes them.
+_RESIZES = {
+    "Resize": {
+        "mode": "nearest", "nearest_mode": "floor", "coordinate_transformation_mode": "asymmetric",
+    },
+    "Resize/linear": {"mode": "linear", "coordinate_transformation_mode": "half_pixel"},
+}  # fmt: skip
+_KEEPERS = ("Add", "Mul", "Concat", *_RESIZES, "BatchNormalization", "QuickGelu")
 
 
 def _erf_net() -> tuple[_Net, str, str]:

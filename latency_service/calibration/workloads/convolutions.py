@@ -142,13 +142,17 @@ def grouped(rng: Rng) -> Workload:
 
 
 def one_dimension(rng: Rng) -> Workload:
-    """A convolution along time."""
+    """A convolution along time; now and then the first one, over the samples of a sound."""
     while True:
         length, kernel = (
             int(rng.choice([32, 64, 100, 128, 200, 256, 400, 512, 1000, 3000])),
             int(rng.choice([1, 3, 3, 5, 7, 9, 15])),
         )
         inside, filters = channels(rng, 16, 512), channels(rng, 16, 512)
+        if rng.random() < 0.2:
+            work = _first_along_time(rng)
+            if fits(work, _flops(work)):
+                return work
         depthwise = rng.random() < 0.2
         group = inside if depthwise else 1
         filters = inside if depthwise else filters
@@ -164,6 +168,30 @@ def one_dimension(rng: Rng) -> Workload:
         )
         if fits(work, 2.0 * out * filters * inside / group * kernel):
             return work
+
+
+def _first_along_time(rng: Rng) -> Workload:
+    """Wide windows in large steps over the samples of a sound, or narrow ones over its bands."""
+    if rng.random() < 0.6:
+        length, inside = int(rng.choice([4000, 8000, 16000, 24000, 32000])), int(rng.choice([1, 2]))
+        kernel, stride = [(80, 4), (80, 16), (64, 8), (25, 5), (10, 5), (16, 8)][rng.integers(6)]
+    else:
+        length, inside = int(rng.choice([100, 200, 400, 1000, 3000])), int(rng.choice([40, 64, 80]))
+        kernel, stride = int(rng.choice([3, 5])), int(rng.choice([1, 2]))
+    filters = channels(rng, 16, 512)
+    pad = kernel // 2 if rng.random() < 0.5 else 0
+    out = (length + 2 * pad - kernel) // stride + 1
+    return Workload(
+        "Conv",
+        ((1, inside, length), (filters, inside, kernel), (filters,)),
+        {"kernel_shape": [kernel], "pads": [pad, pad], "strides": [stride], "group": 1},
+        learned=(1, 2),
+        outputs=((1, filters, out),),
+    )
+
+
+def _flops(work: Workload) -> float:
+    return 2.0 * math.prod(work.outputs[0]) * math.prod(work.inputs[1][1:])
 
 
 def transposed_convolution(rng: Rng) -> Workload:

@@ -11,6 +11,7 @@ from latency_service.calibration.workloads.shapes import (
     Rng,
     any_shape,
     batch_size,
+    channels,
     image_shape,
     sequence_shape,
 )
@@ -70,6 +71,17 @@ def layer_normalisation(rng: Rng) -> Workload:
     )
 
 
+def skip_layer_normalisation(rng: Rng) -> Workload:
+    """An addition and the normalisation behind it, as runtimes merge them."""
+    rows = sequence_shape(rng)
+    return Workload(
+        "SkipLayerNormalization",
+        (rows, rows, rows[-1:], rows[-1:]),
+        learned=(2, 3),
+        outputs=(rows,),
+    )
+
+
 def instance_normalisation(rng: Rng) -> Workload:
     """Over the positions of every channel."""
     image = image_shape(rng)
@@ -96,6 +108,8 @@ def pool(op: str) -> Make:
 
     def make(rng: Rng) -> Workload:
         while True:
+            if rng.random() < 0.15:
+                return _pool_along_time(op, rng)
             image = image_shape(rng)
             window = int(rng.choice([2, 3, 3, 3, 5]))
             stride = int(rng.choice([1, 2, 2]))
@@ -111,6 +125,14 @@ def pool(op: str) -> Make:
             return Workload(op, (image,), attributes, outputs=((*image[:2], out, out),))
 
     return make
+
+
+def _pool_along_time(op: str, rng: Rng) -> Workload:
+    length, window = int(rng.choice([100, 250, 500, 1000, 2000])), int(rng.choice([2, 3, 4]))
+    wide = channels(rng, 16, 512)
+    attributes = {"kernel_shape": [window], "strides": [window], "pads": [0, 0]}
+    out = (length - window) // window + 1
+    return Workload(op, ((1, wide, length),), attributes, outputs=((1, wide, out),))
 
 
 def global_pool(rng: Rng) -> Workload:

@@ -1,0 +1,181 @@
+"""A pruned Keras model computes what its masked model computes."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+keras = pytest.importorskip("keras")
+
+from client_tests.keras.networks import SMALL, conv_bn, image_of, randomise  # noqa: E402
+from latency_client.channels import written_axis  # noqa: E402
+from latency_client.errors import PruningError, StructureError  # noqa: E402
+from latency_client.keras import (  # noqa: E402
+    GammaFlopsRegularizer,
+    GammaLatencyRegularizer,
+    GroupLassoLatencyRegularizer,
+    prune,
+    rebuild,
+)
+from latency_client.keras.views import numbers  # noqa: E402
+from latency_client.service import HttpService  # noqa: E402
+from latency_client.structure import read_structure, write_structure  # noqa: E402
+
+L = keras.layers
+
+
+def kill_gammas(model: Any, seed: int = 5, share: float = 0.4) -> None:
+    """Set some scales to zero, never the first of a layer."""
+    rng = np.random.default_rng(seed)
+    for variable in model.variables:
+        if variable.path.endswith("gamma"):
+            value = numbers(variable)
+            dead = rng.random(value.size) < share
+            dead[0] = False
+            value[dead] = 0.0
+            variable.assign(value)
+
+
+def masked(model: Any, regularizer: Any, structure: Any) -> Any:
+    """A copy whose weights that read dead channels are zero: the definition of a masked model."""
+    copy = keras.models.clone_model(model)
+    places = {id(old): new for old, new in zip(model.variables, copy.variables, strict=True)}
+    for old, new in zip(model.variables, copy.variables, strict=True):
+        new.assign(old.value)
+    found = regularizer.extraction
+    for group in regularizer.answers[0].groups:
+        mask = structure.masks[group.id]
+        for member in group.members:
+            row = found.graph.by_name[member.layer]
+            if member.role != "weight" or row.op not in ("Conv", "ConvTranspose", "Gemm", "MatMul"):
+                continue
+            if member.axis == written_axis(row) or int(row.attributes.get("group", 1)) > 1:
+                continue
+            binding = found.bindings[member.layer, "weight"]
+            dead = member.positions(group.size)[~mask].reshape(-1)
+            shape = tuple(binding.variable.shape)
+            kept = np.setdiff1d(np.arange(binding.shape[member.axis]), dead)
+            left = binding.view.survivors(shape, {member.axis: kept})
+            variable = places[id(binding.variable)]
+            value = numbers(variable).reshape(-1)
+            value[np.setdiff1d(np.arange(value.size), left)] = 0.0
+            variable.assign(value.reshape(shape))
+    return copy
+
+
+def assert_same_outputs(model: Any, regularizer: Any) -> Any:
+    structure = regularizer.structure()
+    small = prune(model, regularizer, structure)
+    x = image_of(model)
+    wanted = keras.ops.convert_to_numpy(masked(model, regularizer, structure)(x, training=False))
+    given = keras.ops.convert_to_numpy(small(x, training=False))
+    np.testing.assert_allclose(given, wanted, rtol=2e-5, atol=2e-5)
+    return small
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_a_pruned_model_gives_the_masked_models_outputs(name: str, service: HttpService) -> None:
+    model = randomise(SMALL[name]())
+    kill_gammas(model)
+    regularizer = GammaFlopsRegularizer(model, service=service)
+    small = assert_same_outputs(model, regularizer)
+    assert small.count_params() < model.count_params()
+    again = GammaFlopsRegularizer(small, service=service)
+    # the pruned network costs what the regulariser has promised
+    assert float(again.get_cost()) == pytest.approx(float(regularizer.get_cost()), rel=1e-6)
+
+
+def test_what_a_group_lasso_kills_is_pruned_exactly(service: HttpService) -> None:
+    model = randomise(SMALL["residual"]())
+    kernels = {v.path: numbers(v) for v in model.variables
+               if v.path.endswith("kernel")}  # fmt: skip
+    for variable in model.variables:
+        if variable.path.endswith("kernel"):
+            value = kernels[variable.path]
+            value[..., 1::3] *= 1e-4
+            variable.assign(value)
+    regularizer = GroupLassoLatencyRegularizer(model, service=service, threshold=1e-3)
+    assert regularizer.alive_counts() == {"a": 9, "b": 9, "c": 11}
+    assert_same_outputs(model, regularizer)
+
+
+def test_heads_and_hidden_widths_are_pruned(service: HttpService) -> None:
+    tokens = keras.Input((7, 12), name="tokens")
+    y = L.MultiHeadAttention(3, 5, name="mha")(tokens, tokens)
+    x = L.LayerNormalization(name="ln")(L.Add(name="sum")([tokens, y]))
+    x = L.Dense(12, name="down")(L.Dense(29, activation="gelu", name="up")(x))
+    x = L.GlobalAveragePooling1D(name="mean")(x)
+    model = randomise(keras.Model(tokens, L.Dense(5, name="fc")(x)))
+    attention = model.get_layer("mha")
+    for part in (attention.query_dense, attention.key_dense, attention.value_dense):
+        kernel = numbers(part.kernel)
+        kernel[:, 1] = 0.0
+        part.kernel.assign(kernel)
+    kernel = numbers(model.get_layer("up").kernel)
+    kernel[:, ::2] = 0.0
+    model.get_layer("up").kernel.assign(kernel)
+    regularizer = GroupLassoLatencyRegularizer(model, service=service)
+    counts = regularizer.alive_counts()
+    assert counts["mha/query"] == 2 * 5
+    assert counts["up"] == 14
+    small = assert_same_outputs(model, regularizer)
+    assert small.get_layer("mha").num_heads == 2
+
+
+def dying_branch() -> Any:
+    image = keras.Input((7, 11, 3), name="image")
+    stem = conv_bn(image, 13, 3, "stem")
+    x = conv_bn(stem, 17, 3, "inner")
+    x = L.Conv2D(13, 3, padding="same", name="outer")(x)
+    x = L.BatchNormalization(name="outer_bn")(x)
+    x = L.Add(name="add")([stem, x])
+    side = conv_bn(stem, 19, 1, "side")
+    x = L.Concatenate(name="cat")([x, side])
+    x = conv_bn(x, 23, 3, "last")
+    x = L.GlobalAveragePooling2D(name="pool")(x)
+    return keras.Model(image, L.Dense(5, name="fc")(x), name="dying")
+
+
+def test_branches_that_die_are_removed_and_a_residual_keeps_its_shortcut(
+    service: HttpService,
+) -> None:
+    model = randomise(dying_branch())
+    for name in ("inner_bn", "side_bn"):
+        gamma = model.get_layer(name).gamma
+        gamma.assign(keras.ops.zeros(gamma.shape))
+    regularizer = GammaLatencyRegularizer(model, service=service)
+    small = assert_same_outputs(model, regularizer)
+    left = {layer.name for layer in small.layers}
+    assert not left & {"inner", "inner_bn", "outer", "outer_bn", "side", "side_bn", "cat", "add"}
+    assert "stem" in left
+
+
+def test_a_network_without_a_living_path_is_refused(service: HttpService) -> None:
+    model = SMALL["plain"]()
+    model.get_layer("b_bn").gamma.assign(keras.ops.zeros(17))
+    regularizer = GammaLatencyRegularizer(model, service=service)
+    with pytest.raises(PruningError, match="floor=1"):
+        prune(model, regularizer)
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_a_rebuilt_model_has_the_sizes_of_the_pruned_one(
+    name: str, service: HttpService, tmp_path: Any
+) -> None:
+    model = randomise(SMALL[name]())
+    kill_gammas(model)
+    regularizer = GammaFlopsRegularizer(model, service=service)
+    small = prune(model, regularizer)
+    write_structure(tmp_path, 7, regularizer.structure())
+    structure = read_structure(tmp_path / "learned_structure" / "structure_7.json")
+    fresh = rebuild(SMALL[name], structure)
+    assert [tuple(v.shape) for v in fresh.variables] == [tuple(v.shape) for v in small.variables]
+
+
+def test_a_structure_of_another_network_is_refused(service: HttpService) -> None:
+    model = randomise(SMALL["plain"]())
+    structure = GammaFlopsRegularizer(model, service=service).structure()
+    with pytest.raises(StructureError, match=r"another|19 output channels"):
+        rebuild(SMALL["concat"], structure)

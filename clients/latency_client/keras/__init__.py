@@ -1,0 +1,71 @@
+"""Latency penalties for Keras 3: the same names and numbers as for PyTorch.
+
+regularizer = GammaLatencyRegularizer(model, example, device="v100")
+loss = task_loss + strength * regularizer.get_regularization_term()
+"""
+
+# each registers what it knows
+from latency_client.keras import (  # noqa: F401
+    activations,
+    convolutions,
+    dense,
+    merging,
+    normalisations,
+    operations,
+    shaping,
+)
+from latency_client.keras.extract import Extraction, extract, register_layer
+from latency_client.keras.gates import Gate, add_gates
+from latency_client.keras.prune import prune, rebuild
+from latency_client.keras.regularizers import (
+    GammaActivationRegularizer,
+    GammaFlopsRegularizer,
+    GammaLatencyRegularizer,
+    GammaModelSizeRegularizer,
+    GroupLassoActivationRegularizer,
+    GroupLassoFlopsRegularizer,
+    GroupLassoLatencyRegularizer,
+    GroupLassoModelSizeRegularizer,
+    LogisticSigmoidActivationRegularizer,
+    LogisticSigmoidFlopsRegularizer,
+    LogisticSigmoidLatencyRegularizer,
+    LogisticSigmoidModelSizeRegularizer,
+    NetworkRegularizer,
+)
+from latency_client.keras.training import (
+    ExpectedLatency,
+    PenalizedModel,
+    PenaltyCallback,
+    StructureExporter,
+    with_penalty,
+    write_summaries,
+)
+
+__all__ = [
+    "ExpectedLatency",
+    "Extraction",
+    "GammaActivationRegularizer",
+    "GammaFlopsRegularizer",
+    "GammaLatencyRegularizer",
+    "GammaModelSizeRegularizer",
+    "Gate",
+    "GroupLassoActivationRegularizer",
+    "GroupLassoFlopsRegularizer",
+    "GroupLassoLatencyRegularizer",
+    "GroupLassoModelSizeRegularizer",
+    "LogisticSigmoidActivationRegularizer",
+    "LogisticSigmoidFlopsRegularizer",
+    "LogisticSigmoidLatencyRegularizer",
+    "LogisticSigmoidModelSizeRegularizer",
+    "NetworkRegularizer",
+    "PenalizedModel",
+    "PenaltyCallback",
+    "StructureExporter",
+    "add_gates",
+    "extract",
+    "prune",
+    "rebuild",
+    "register_layer",
+    "with_penalty",
+    "write_summaries",
+]

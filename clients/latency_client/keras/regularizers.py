@@ -1,0 +1,436 @@
+"""Penalties that make a network cheaper on a device while it is trained.
+
+    regularizer = GammaLatencyRegularizer(model, example, device="v100")
+    loss = task_loss + strength * regularizer.get_regularization_term()
+
+A regulariser is an algorithm (where the strength of a channel comes from) and a resource (what a
+channel costs). The twelve classes are the pairs of both.
+"""
+
+from __future__ import annotations
+
+import threading
+import warnings
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar
+
+import keras
+import numpy as np
+
+from latency_client import resources
+from latency_client.channels import ChannelMap, channel_map
+from latency_client.errors import LatencyClientError, OptionError
+from latency_client.keras.algorithms import (
+    Algorithm,
+    Decorator,
+    Gamma,
+    GroupLasso,
+    LogisticSigmoid,
+    flat_strengths,
+)
+from latency_client.keras.extract import Extraction
+from latency_client.keras.network import Network, describe
+from latency_client.keras.penalty import Charges
+from latency_client.resources import CostArrays, Resource, cost_arrays
+from latency_client.service import FallbackWarning, Source
+from latency_client.strength import strength_sweep, suggested_strength
+from latency_client.structure import Structure, make_structure, rounded
+from latency_client.wire import Answer
+
+Tensor = Any
+
+
+class NetworkRegularizer:
+    """The common part of all regularisers.
+
+    Attributes:
+        network: the model's graph and the answers about it.
+        channels: which entries of which vector are which channel.
+        arrays: costs by layer, in the resource's unit.
+    """
+
+    resource: ClassVar[Resource]
+    default_threshold: ClassVar[float] = 1e-3
+
+    def __init__(
+        self,
+        model: Any,
+        example_inputs: Any = None,
+        device: str | None = None,
+        service: str | Source = "http://127.0.0.1:8000",
+        threshold: float | None = None,
+        *,
+        devices: Sequence[str] | None = None,
+        combine: str = "weighted",
+        weights: Sequence[float] | None = None,
+        decorator: Decorator | None = None,
+        refresh_every: int | None = None,
+        algorithm: Mapping[str, Any] | None = None,
+        **options: Any,
+    ) -> None:
+        """Fetch the coefficients, one request per device.
+
+        Args:
+            model: built, or one that `example_inputs` can be given to.
+            example_inputs: an array, or arrays as the model takes them; only sizes count. None: the
+                model's own input sizes.
+            device: by name or alias, v100 by default; `devices` names several.
+            service: a URL, or "file:coefficients.json".
+            threshold: a channel at or below it is dead.
+            combine: of several devices, "weighted" (sum of weight times value) or "worst" (the
+                device on which the network is dearest).
+            weights: one per device; default: equal, with sum 1.
+            decorator: takes a layer's name and its strengths, returns other strengths.
+            refresh_every: training steps after which `PenaltyCallback`, or a loop that calls
+                `step_done`, has the coefficients read again, in the background.
+            algorithm: options of the algorithm, `{"l1_fraction": 0.5}` say.
+            options: of `describe`: batch_size, dtype, exclude (`regularizer_blacklist` is
+                MorphNet's name), input_boundary, output_boundary, cache, token, ...
+
+        Raises:
+            NothingToPruneError: if no channel can be regularised.
+            GraphError: if the model cannot be written as a graph.
+            ServiceError: if the service gives no usable answer, and the cache has none.
+            OptionError: for impossible options.
+        """
+        blacklist = options.pop("regularizer_blacklist", None)
+        if blacklist is not None:
+            options["exclude"] = [*_listed(options.get("exclude")), *_listed(blacklist)]
+        if device is not None and devices is not None:
+            raise OptionError("pass device=... for one device or devices=[...] for several")
+        if refresh_every is not None and refresh_every < 1:
+            raise OptionError(f"refresh_every={refresh_every}: it must be at least 1")
+        names = [device or "v100"] if devices is None else list(devices)
+        self.threshold = self.default_threshold if threshold is None else float(threshold)
+        self._combine, self._weights = combine, _weights(combine, weights, len(names))
+        self._decorator = decorator
+        self._refresh_every = refresh_every
+        self._steps = 0
+        self.algorithm = self._algorithm(**(algorithm or {}))
+        self.network: Network = describe(model, example_inputs, names, service, **options)
+        self.arrays: CostArrays = self._arrays(self.network)
+        sources = self.algorithm.sources(self.extraction)
+        self.channels: ChannelMap = channel_map(self.network.answer, sources)
+        if not self.channels.channel_count:
+            raise self.algorithm.nothing(self.extraction)
+        self.charges = Charges(self.arrays, self.channels)
+        self._pending: list[Network] = []
+        self._refreshing: threading.Thread | None = None
+
+    @property
+    def extraction(self) -> Extraction:
+        """The model as a layer graph."""
+        return self.network.extraction
+
+    @property
+    def answers(self) -> tuple[Answer, ...]:
+        """What the service said, one answer a device."""
+        return self.network.answers
+
+    @classmethod
+    def _algorithm(cls) -> Algorithm:
+        raise NotImplementedError
+
+    def _arrays(self, network: Network) -> CostArrays:
+        arrays = cost_arrays(network.answers, self.resource)
+        return (
+            arrays if network.chosen is None else arrays.only(arrays.rows(sorted(network.chosen)))
+        )
+
+    # --- in the training step ---------------------------------------------------------------------
+
+    def evaluate(self) -> tuple[Tensor, Tensor]:
+        """Cost and penalty, (D, L) each, of every layer of `arrays` on every device."""
+        keys = self.channels.sources
+        flat = flat_strengths(self.algorithm, self.extraction, keys)
+        alive = self.algorithm.alive(self.charges, flat, self.threshold)
+        if self._decorator is not None:
+            flat = flat_strengths(self.algorithm, self.extraction, keys, self._decorator)
+        strengths = self.algorithm.strengths(self.charges, flat)
+        return self.charges.evaluate(alive, strengths)
+
+    def _over_devices(self, values: Tensor, costs: Tensor) -> Tensor:
+        """(D,) values as one."""
+        if len(self._weights) == 1 or values.shape[0] == 1:
+            scale = self._weights[0] if len(self._weights) == 1 else float(self._weights.sum())
+            return values[0] * scale
+        if self._combine == "worst":
+            return keras.ops.take(values, keras.ops.argmax(costs), axis=0)
+        return keras.ops.sum(values * self._weights)
+
+    def get_regularization_term(self, layers: Sequence[str] | None = None) -> Tensor:
+        """The penalty, a float32 scalar to be multiplied by a strength and added to the loss.
+
+        Args:
+            layers: names of the layers that are meant; None: all.
+        """
+        costs, penalties = self.evaluate()
+        return self._over_devices(self._total(penalties, layers), self._total(costs, None))
+
+    def get_cost(self, layers: Sequence[str] | None = None) -> Tensor:
+        """What the network costs without its dead channels, in the resource's unit."""
+        costs, _ = self.evaluate()
+        return self._over_devices(self._total(costs, layers), self._total(costs, None))
+
+    def costs_by_device(self) -> dict[str, float]:
+        """What the network costs on each device without its dead channels."""
+        totals = keras.ops.convert_to_numpy(self._total(self.evaluate()[0], None))
+        return dict(zip(self.arrays.devices, totals.tolist(), strict=True))
+
+    def _total(self, values: Tensor, layers: Sequence[str] | None) -> Tensor:
+        if layers is None:
+            return keras.ops.sum(values, axis=1)
+        return keras.ops.sum(values * self.arrays.rows(layers).astype(np.float32), axis=1)
+
+    # --- what training has found ------------------------------------------------------------------
+
+    def structure(self, *, floor: int = 0, multiple_of: int | str = 1) -> Structure:
+        """Which channels live now, rounded up where that is asked for (`structure.rounded`)."""
+        flat = flat_strengths(self.algorithm, self.extraction, self.channels.sources)
+        alive = self.algorithm.alive(self.charges, flat, self.threshold)
+        strengths = self.algorithm.strengths(self.charges, flat)
+        masks = self.channels.masks(keras.ops.convert_to_numpy(alive))
+        values = keras.ops.convert_to_numpy(strengths).astype(np.float64)
+        answer, graph = self.answers[0], self.extraction.graph
+        ends = np.searchsorted(self.channels.group_of, np.arange(len(answer.groups) + 1))
+        held = {
+            group.id: values[ends[g] : ends[g + 1]]
+            for g, group in enumerate(answer.groups)
+            if self.channels.regularised[g]
+        }
+        found = {group.id: mask for group, mask in zip(answer.groups, masks, strict=True)}
+        made = make_structure(graph, answer, found, held)
+        if floor or multiple_of != 1:
+            return rounded(made, graph, answer, floor=floor, multiple_of=multiple_of)
+        return made
+
+    def alive_counts(self) -> dict[str, int]:
+        """Live output channels of every layer that may be pruned, by name."""
+        return self.structure().alive_counts()
+
+    def strengths(self) -> dict[str, Any]:
+        """Per layer the strengths of its own channels: the histogram shows the threshold."""
+        return {
+            key.layer: keras.ops.convert_to_numpy(self.algorithm.vector(self.extraction, key))
+            for key in self.channels.sources
+        }
+
+    # --- coefficients at the current structure ----------------------------------------------------
+
+    def refresh(self, wait: bool = True) -> bool:
+        """Ask for the coefficients at the current structure, of the same revision.
+
+        Calibrated coefficients are exact where they were asked for; a data sheet's do not change.
+        If the service is away, the old ones stay and a `FallbackWarning` says so.
+
+        Args:
+            wait: False: ask in a thread of its own; what it brings is used from the first call of
+                `refresh` or `use_refreshed` after it has come.
+
+        Returns:
+            Whether new coefficients are in use.
+        """
+        counts = self.structure().group_counts()
+        if wait:
+            self._fetch(counts)
+        elif self._refreshing is None or not self._refreshing.is_alive():
+            self._refreshing = threading.Thread(target=self._fetch, args=(counts,), daemon=True)
+            self._refreshing.start()
+        return self.use_refreshed()
+
+    def use_refreshed(self) -> bool:
+        """Put coefficients that a refresh has brought into use."""
+        if not self._pending:
+            return False
+        self.network = self._pending.pop()
+        self._pending.clear()
+        self.arrays = self._arrays(self.network)
+        self.charges.assign(self.arrays)
+        return True
+
+    def _fetch(self, counts: Mapping[str, int]) -> None:
+        prunable = {group.id for group in self.network.answer.groups if group.prunable}
+        alive = {group: count for group, count in counts.items() if group in prunable}
+        try:
+            self._pending.append(self.network.refreshed(alive))
+        except LatencyClientError as error:
+            kept = ", ".join(f"{a.device.name} revision {a.device.revision}" for a in self.answers)
+            warnings.warn(
+                f"the coefficients were not refreshed: {error}. Training goes on with those of "
+                f"{kept}, which stay as they are",
+                FallbackWarning,
+                stacklevel=3,
+            )
+
+    def step_done(self) -> None:
+        """Count a training step: refreshes every `refresh_every` steps, without waiting."""
+        self._steps += 1
+        if self._refresh_every is not None and self._steps % self._refresh_every == 0:
+            self.refresh(wait=False)
+        else:
+            self.use_refreshed()
+
+    def suggested_strength(self) -> float:
+        """A strength to start from: 1 / cost."""
+        return suggested_strength(float(self.get_cost()))
+
+    def strength_sweep(self, count: int = 7, decades: float = 3.0) -> tuple[float, ...]:
+        """Strengths to try around it, evenly spaced in their logarithm."""
+        return strength_sweep(float(self.get_cost()), count, decades)
+
+    def costs_by_layer(self) -> dict[str, float]:
+        """The cost of every layer, devices combined."""
+        costs = keras.ops.convert_to_numpy(self.evaluate()[0]).astype(np.float64)
+        if self._combine == "worst":
+            combined = costs[costs.sum(axis=1).argmax()]
+        else:
+            weights = self._weights if len(costs) > 1 else [float(self._weights.sum())]
+            combined = np.asarray(weights, np.float64) @ costs
+        return dict(zip(self.arrays.layers, combined.tolist(), strict=True))
+
+    def summary(self) -> str:
+        """What is regularised for which devices, in a few lines."""
+        counts = self.structure().group_counts()
+        prunable = [g for g in self.answers[0].groups if g.prunable]
+        lines = [
+            f"{type(self).__name__}: {self.channels.channel_count} channels in "
+            f"{int(self.channels.regularised.sum())} groups, threshold {self.threshold:g}"
+        ]
+        for answer in self.answers:
+            used = answer.device
+            lines.append(
+                f"  {used.name} ({used.runtime}, revision {used.revision}, {used.digest}): "
+                f"{answer.latency_s:.4g} s at batch {answer.batch_size}"
+            )
+        for name, cost in self.costs_by_device().items():
+            lines.append(f"  now {cost:.4g} {self.resource.unit} ({name})")
+        alive, full = sum(counts[g.id] for g in prunable), sum(g.size for g in prunable)
+        lines.append(f"  {alive} of {full} prunable channels live")
+        return "\n".join(lines)
+
+
+def _listed(value: str | Sequence[str] | None) -> list[str]:
+    return [value] if isinstance(value, str) else list(value or ())
+
+
+def _weights(combine: str, weights: Sequence[float] | None, count: int) -> Any:
+    if combine not in ("weighted", "worst"):
+        raise OptionError(f'combine={combine!r} is neither "weighted" nor "worst"')
+    if weights is None:
+        return np.full(count, 1.0 / count, dtype=np.float32)
+    given = np.asarray(weights, dtype=np.float32)
+    if combine == "worst":
+        raise OptionError('weights have no meaning with combine="worst"; leave them out')
+    if given.shape != (count,) or not (given >= 0).all() or not given.sum() > 0:
+        raise OptionError(
+            f"weights={list(weights)}: one number >= 0 per device ({count}), not all 0"
+        )
+    return given
+
+
+class _GammaRegularizer(NetworkRegularizer):
+    """Regularises the scales of normalisations."""
+
+    @classmethod
+    def _algorithm(cls) -> Algorithm:
+        return Gamma()
+
+
+class _GroupLassoRegularizer(NetworkRegularizer):
+    """Regularises the norms of weights, (1 - f) root mean square + f mean of absolute values."""
+
+    def __init__(self, *args: Any, l1_fraction: float = 0.0, **options: Any) -> None:
+        """See `NetworkRegularizer`; `l1_fraction` is f."""
+        super().__init__(*args, algorithm={"l1_fraction": l1_fraction}, **options)
+
+    @classmethod
+    def _algorithm(cls, l1_fraction: float = 0.0) -> Algorithm:
+        return GroupLasso(l1_fraction)
+
+
+class _LogisticSigmoidRegularizer(NetworkRegularizer):
+    """Regularises the probabilities of gates; a channel lives at 0.1 or above by default."""
+
+    default_threshold = 0.1
+
+    def __init__(self, *args: Any, alive_threshold: float | None = None, **options: Any) -> None:
+        """See `NetworkRegularizer`; `alive_threshold` is MorphNet's name of `threshold`."""
+        if alive_threshold is not None:
+            options["threshold"] = alive_threshold
+        super().__init__(*args, **options)
+
+    @classmethod
+    def _algorithm(cls) -> Algorithm:
+        return LogisticSigmoid()
+
+
+class GammaLatencyRegularizer(_GammaRegularizer):
+    """Seconds on a device, through BatchNorm scales."""
+
+    resource = resources.LATENCY
+
+
+class GammaFlopsRegularizer(_GammaRegularizer):
+    """FLOPs, through BatchNorm scales."""
+
+    resource = resources.FLOPS
+
+
+class GammaModelSizeRegularizer(_GammaRegularizer):
+    """Weights, through BatchNorm scales."""
+
+    resource = resources.MODEL_SIZE
+
+
+class GammaActivationRegularizer(_GammaRegularizer):
+    """Output channels, through BatchNorm scales."""
+
+    resource = resources.ACTIVATION
+
+
+class GroupLassoLatencyRegularizer(_GroupLassoRegularizer):
+    """Seconds on a device, through weight norms."""
+
+    resource = resources.LATENCY
+
+
+class GroupLassoFlopsRegularizer(_GroupLassoRegularizer):
+    """FLOPs, through weight norms."""
+
+    resource = resources.FLOPS
+
+
+class GroupLassoModelSizeRegularizer(_GroupLassoRegularizer):
+    """Weights, through weight norms."""
+
+    resource = resources.MODEL_SIZE
+
+
+class GroupLassoActivationRegularizer(_GroupLassoRegularizer):
+    """Output channels, through weight norms."""
+
+    resource = resources.ACTIVATION
+
+
+class LogisticSigmoidLatencyRegularizer(_LogisticSigmoidRegularizer):
+    """Seconds on a device, through gates."""
+
+    resource = resources.LATENCY
+
+
+class LogisticSigmoidFlopsRegularizer(_LogisticSigmoidRegularizer):
+    """FLOPs, through gates."""
+
+    resource = resources.FLOPS
+
+
+class LogisticSigmoidModelSizeRegularizer(_LogisticSigmoidRegularizer):
+    """Weights, through gates."""
+
+    resource = resources.MODEL_SIZE
+
+
+class LogisticSigmoidActivationRegularizer(_LogisticSigmoidRegularizer):
+    """Output channels, through gates."""
+
+    resource = resources.ACTIVATION

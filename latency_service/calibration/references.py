@@ -1,0 +1,204 @@
+"""Small whole networks that a calibration runs beside its operators.
+
+Operators are measured one at a time; in a network a kernel stands between others, and starts a
+little sooner. Half of these networks say how much sooner (`Efficiency.alone_s`), the other half,
+of other sizes, take no part in the fit and show in the report what the result is worth.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+from onnx import NodeProto, TensorProto, helper, numpy_helper
+
+from latency_service.calibration.backends.onnx_models import assemble, noise
+
+
+class Reference(NamedTuple):
+    """A network.
+
+    Attributes:
+        fitted: whether it takes part in the fit.
+    """
+
+    name: str
+    build: Callable[[], tuple[bytes, dict[str, Any]]]
+    fitted: bool
+
+
+class _Net:
+    """A network in the making."""
+
+    def __init__(self, seed: int = 0) -> None:
+        self.nodes: list[NodeProto] = []
+        self.constants: list[TensorProto] = []
+        self.seed = seed
+
+    def constant(self, value: npt.NDArray[Any]) -> str:
+        name = f"c{len(self.constants)}"
+        self.constants.append(numpy_helper.from_array(value, name))
+        return name
+
+    def learned(self, *shape: int) -> str:
+        self.seed += 1
+        data: npt.NDArray[Any] = noise(shape, self.seed)
+        data /= math.sqrt(max(math.prod(shape[1:]), 1))
+        return self.constant(data)
+
+    def add(self, op: str, *inputs: str, **attributes: Any) -> str:
+        name = f"t{len(self.nodes)}"
+        self.nodes.append(helper.make_node(op, inputs, [name], name, **attributes))
+        return name
+
+    def conv(
+        self, x: str, n_in: int, n_out: int, kernel: int = 1, stride: int = 1, group: int = 1
+    ) -> str:
+        weight, bias = self.learned(n_out, n_in // group, kernel, kernel), self.learned(n_out)
+        return self.add(
+            "Conv", x, weight, bias, kernel_shape=[kernel] * 2, pads=[kernel // 2] * 4,
+            strides=[stride] * 2, group=group,
+        )  # fmt: skip
+
+    def classifier(self, x: str, width: int, classes: int) -> str:
+        flat = self.add("Flatten", self.add("GlobalAveragePool", x))
+        return self.add("Gemm", flat, self.learned(classes, width), self.learned(classes), transB=1)
+
+    def model(self, output: str, shape: tuple[int, ...]) -> tuple[bytes, dict[str, Any]]:
+        feeds = {"x": noise(shape)}
+        return assemble(self.nodes, feeds, [output], self.constants), feeds
+
+
+def _inverted(width: int, edge: int) -> tuple[bytes, dict[str, Any]]:
+    """Inverted residuals with squeeze-and-excite (Howard et al. 2019, MobileNetV3)."""
+    net = _Net()
+    x = net.add("HardSwish", net.conv("x", 3, width, 3, 2))
+    now = width
+    for block in range(8):
+        stride = 2 if block % 3 == 0 else 1
+        out = now * 2 if block in (3, 6) else now
+        wide = 4 * now
+        y = net.add("HardSwish", net.conv(x, now, wide))
+        y = net.add("HardSwish", net.conv(y, wide, wide, 5 if block % 2 else 3, stride, wide))
+        if block % 2:
+            gate = net.add("GlobalAveragePool", y)
+            gate = net.add("Relu", net.conv(gate, wide, wide // 4))
+            y = net.add("Mul", y, net.add("HardSigmoid", net.conv(gate, wide // 4, wide)))
+        y = net.conv(y, wide, out)
+        x = net.add("Add", x, y) if stride == 1 and out == now else y
+        now = out
+    x = net.add("HardSwish", net.conv(x, now, 6 * now))
+    return net.model(net.classifier(x, 6 * now, 200), (1, 3, edge, edge))
+
+
+def _residual(width: int, edge: int) -> tuple[bytes, dict[str, Any]]:
+    """Residual blocks of two 3x3 convolutions (He et al. 2016)."""
+    net = _Net()
+    x = net.add("Relu", net.conv("x", 3, width, 3, 2))
+    x = net.add("MaxPool", x, kernel_shape=[3, 3], strides=[2, 2], pads=[1, 1, 1, 1])
+    now = width
+    for block in range(6):
+        out = now * 2 if block in (2, 4) else now
+        stride = 2 if out != now else 1
+        y = net.conv(net.add("Relu", net.conv(x, now, out, 3, stride)), out, out, 3)
+        shortcut = x if out == now else net.conv(x, now, out, 1, 2)
+        x = net.add("Relu", net.add("Add", y, shortcut))
+        now = out
+    return net.model(net.classifier(x, now, 200), (1, 3, edge, edge))
+
+
+def _shuffled(width: int, edge: int) -> tuple[bytes, dict[str, Any]]:
+    """Halves that are convolved, joined and shuffled (Ma et al. 2018, ShuffleNet v2)."""
+    net = _Net()
+    x = net.add("Relu", net.conv("x", 3, width, 3, 4))
+    side = -(-edge // 4)
+    halves = net.constant(np.array([width // 2] * 2, np.int64))
+    for _ in range(6):
+        left, right = f"l{len(net.nodes)}", f"r{len(net.nodes)}"
+        net.nodes.append(helper.make_node("Split", [x, halves], [left, right], axis=1))
+        half = width // 2
+        right = net.add("Relu", net.conv(right, half, half))
+        right = net.conv(right, half, half, 3, 1, half)
+        right = net.add("Relu", net.conv(right, half, half))
+        x = net.add("Concat", left, right, axis=1)
+        apart = net.constant(np.array([1, 2, half, side, side], np.int64))
+        x = net.add("Transpose", net.add("Reshape", x, apart), perm=[0, 2, 1, 3, 4])
+        x = net.add("Reshape", x, net.constant(np.array([1, width, side, side], np.int64)))
+    return net.model(net.classifier(x, width, 100), (1, 3, edge, edge))
+
+
+def _attention(width: int, tokens: int) -> tuple[bytes, dict[str, Any]]:
+    """Transformer blocks that normalise first (Vaswani et al. 2017)."""
+    net, heads = _Net(), 4
+    each = width // heads
+    apart = net.constant(np.array([1, tokens, heads, each], np.int64))
+    joined = net.constant(np.array([1, tokens, width], np.int64))
+    scale = net.constant(np.asarray(each**0.5, np.float32))
+
+    def dense(x: str, n_in: int, n_out: int) -> str:
+        return net.add("Add", net.add("MatMul", x, net.learned(n_in, n_out)), net.learned(n_out))
+
+    def normalised(x: str) -> str:
+        return net.add("LayerNormalization", x, net.learned(width), net.learned(width), axis=-1)
+
+    x = "x"
+    for _ in range(3):
+        y = normalised(x)
+        q, k, v = (
+            net.add("Transpose", net.add("Reshape", dense(y, width, width), apart), perm=order)
+            for order in ([0, 2, 1, 3], [0, 2, 3, 1], [0, 2, 1, 3])
+        )
+        weights = net.add("Softmax", net.add("Div", net.add("MatMul", q, k), scale), axis=-1)
+        y = net.add("Transpose", net.add("MatMul", weights, v), perm=[0, 2, 1, 3])
+        x = net.add("Add", x, dense(net.add("Reshape", y, joined), width, width))
+        y = net.add("Gelu", dense(normalised(x), width, 4 * width))
+        x = net.add("Add", x, dense(y, 4 * width, width))
+    return net.model(normalised(x), (1, tokens, width))
+
+
+def _named(
+    name: str, build: Callable[[int, int], tuple[bytes, dict[str, Any]]], *sizes: tuple[int, int]
+) -> list[Reference]:
+    """The first half of the sizes for the fit, the others for the report."""
+    return [
+        Reference(f"{name} {a}x{b}", lambda a=a, b=b: build(a, b), 2 * k < len(sizes))  # type: ignore[misc]
+        for k, (a, b) in enumerate(sizes)
+    ]
+
+
+REFERENCES: tuple[Reference, ...] = (
+    *_named("inverted residuals", _inverted, (16, 128), (24, 192), (16, 160), (32, 128)),
+    *_named("residual blocks", _residual, (32, 128), (64, 96), (48, 128), (64, 160)),
+    *_named("shuffled halves", _shuffled, (64, 112), (116, 128), (96, 128), (128, 96)),
+    *_named("attention", _attention, (128, 64), (192, 100), (160, 49), (256, 128)),
+)
+
+_RUNS = 6
+
+
+class ReferenceRuns:
+    """Networks that stay ready all through a campaign; every round gives one value each."""
+
+    def __init__(self, prepare: Callable[[bytes, Mapping[str, Any]], Any]) -> None:
+        self._sessions = {row.name: prepare(*row.build()) for row in REFERENCES}
+        self._rounds: dict[str, list[float]] = {name: [] for name in self._sessions}
+
+    def round(self) -> None:
+        """Run every network a few times: the mean of the faster half counts."""
+        for name, session in self._sessions.items():
+            session.run()
+            first = len(session.readings)
+            for _ in range(_RUNS):
+                session.run()
+            readings = session.readings[first:]
+            clean = [reading.wall_s for reading in readings if reading.clean]
+            if clean:
+                ordered = sorted(clean)
+                self._rounds[name].append(float(np.mean(ordered[: max(1, len(ordered) // 2)])))
+
+    def seconds(self) -> dict[str, float]:
+        """Median over rounds of each network; those that were always disturbed are left out."""
+        return {name: float(np.median(found)) for name, found in self._rounds.items() if found}

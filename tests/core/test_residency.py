@@ -1,0 +1,119 @@
+"""Constants that stay in the last cache, and kernels that keep their channels in steps."""
+
+import itertools
+import math
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from latency_service.core.bind import Binding
+from latency_service.core.costing import cost_model
+from latency_service.core.efficiency import Efficiency, FamilyModel
+from latency_service.core.fit import Settings, fit
+from latency_service.core.graph import GraphInput, Layer, Output, Parameter, layer_graph
+from latency_service.core.predict import Predictor
+from latency_service.core.sample import Sample, Workload, sample_from_json, sample_to_json
+
+PLAIN = FamilyModel(1e-6, 1e9, 1e9, 1, (), (), (), (), 0.0, 0.1, 0.1, 50)
+LEVELS = ((2.0**20, 64e9), (2.0**22, 64e9), (2.0**24, 4e9))
+
+
+def efficiency(saved: float) -> Efficiency:
+    model = replace(PLAIN, cached_s_per_byte=saved)
+    return Efficiency({"float32 Gemm": model}, 0.0, LEVELS, 8, 0.04)
+
+
+def dense(rows: int, *widths: int) -> Predictor:
+    """Dense layers one behind the other."""
+    layers = tuple(
+        Layer(
+            f"fc{k}",
+            "Gemm",
+            (f"t{k}",),
+            (Output(f"t{k + 1}"),),
+            {"transB": 1},
+            (Parameter("weight", (cols, depth)),),
+        )
+        for k, (depth, cols) in enumerate(itertools.pairwise(widths))
+    )
+    graph = layer_graph((GraphInput("t0", (rows, widths[0])),), layers, (f"t{len(layers)}",))
+    model = efficiency(1e-12)
+    return Predictor(cost_model(graph, Binding(), efficiency=model), model)
+
+
+class TestCacheSize:
+    def test_it_is_where_the_bandwidth_has_fallen_halfway(self):
+        # 16e9 is the geometric middle of 64e9 and 4e9; so is 2**23 of 2**22 and 2**24
+        assert efficiency(0.0).cache_bytes == pytest.approx(2.0**23)
+
+    def test_one_level_has_no_cache(self):
+        assert replace(efficiency(0.0), levels=LEVELS[:1]).cache_bytes == 0.0
+
+    def test_a_share_falls_to_nothing(self):
+        shares = efficiency(0.0).kept_share(np.array([0.0, 2.0**22, 2.0**23, 2.0**30]))
+        assert shares == pytest.approx([1.0, 0.5, 0.0, 0.0])
+
+
+class TestPrediction:
+    def test_small_constants_save_their_bytes(self):
+        predictor = dense(3, 131, 97)
+        size = 4 * 131 * 97
+        kept = 1 - size / 2.0**23
+        moved = 4 * (3 * 131 + 3 * 97) + size
+        without = 1e-6 + max(2 * 3 * 131 * 97 / 1e9, moved / 1e9)
+        found = predictor.at(predictor.costs.sizes).seconds.sum()
+        assert found == pytest.approx(without - kept * 1e-12 * size)
+
+    def test_totals_agree_with_single_structures(self):
+        predictor = dense(3, 131, 97, 61, 11)
+        shares = np.linspace(0.2, 1.0, 5)[:, None]
+        counts = np.round(np.repeat(predictor.costs.sizes[None, :], 5, axis=0) * shares)
+        assert len(np.unique(counts[:, 1])) == 5
+        one_by_one = [predictor.at(row).seconds.sum() for row in counts]
+        assert predictor.totals_s(counts) == pytest.approx(one_by_one, rel=1e-6)
+
+
+class TestFit:
+    @staticmethod
+    def samples(count: int, cached: float | None) -> list[Sample]:
+        found = []
+        for k in range(count):
+            depth, cols = 256 + 37 * k, 512 + 61 * k
+            work = Workload(
+                "Gemm",
+                ((1, depth), (cols, depth)),
+                {"transB": 1},
+                learned=(1,),
+                outputs=((1, cols),),
+            )
+            seconds = 4e-10 * depth * cols
+            again = None if cached is None else cached * seconds
+            found.append(Sample(work, seconds, cached_s=again))
+        return found
+
+    def test_a_byte_saves_what_the_second_run_was_faster(self):
+        (family,) = fit(self.samples(13, 0.25), Settings())
+        # 4e-10 s an element of four bytes, three quarters of it saved
+        assert family.model.cached_s_per_byte == pytest.approx(0.75e-10, rel=1e-3)
+
+    def test_a_kernel_never_becomes_free(self):
+        (family,) = fit(self.samples(13, 0.01), Settings())
+        assert family.model.cached_s_per_byte == pytest.approx(0.9e-10, rel=1e-3)
+
+    def test_few_pairs_say_nothing(self):
+        rows = [*self.samples(3, 0.25), *self.samples(13, None)[3:]]
+        (family,) = fit(rows, Settings())
+        assert family.model.cached_s_per_byte == 0.0
+
+    def test_a_recording_keeps_the_second_time(self):
+        sample = self.samples(1, 0.5)[0]
+        again = sample_from_json(sample_to_json(sample))
+        assert again.cached_s is not None
+        assert math.isclose(again.cached_s, 0.5 * sample.latency_s)
+
+    def test_samples_of_one_shape_give_their_mean(self):
+        sample = self.samples(1, None)[0]
+        (family,) = fit([sample, replace(sample, latency_s=1.1 * sample.latency_s)], Settings())
+        assert not family.model.features
+        assert not family.model.weights

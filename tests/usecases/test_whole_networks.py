@@ -1,0 +1,67 @@
+"""The reference networks of a calibration, and what they say about kernels among others."""
+
+from dataclasses import replace
+
+import pytest
+
+from latency_service.calibration.references import REFERENCES
+from latency_service.core.costing import cost_model
+from latency_service.core.efficiency import Efficiency, FamilyModel
+from latency_service.core.predict import Predictor
+from latency_service.core.profile import FusionRules
+from latency_service.ingest import read_network
+from latency_service.usecases.whole_networks import alone_s
+
+MODEL = FamilyModel(9e-6, 5e10, 2e10, 1, (), (), (), (), 0.0, 0.1, 0.1, 50)
+NAMES = ("Conv/pointwise", "Conv/dense", "Conv/depthwise", "MatMul/learned", "Gemm", "Add", "Mul")
+EFFICIENCY = Efficiency(
+    {f"float32 {name}": MODEL for name in NAMES}, 0.0, ((1e6, 5e10), (1e8, 1e10)), 8, 0.04
+)
+RULES = FusionRules(fold=("BatchNormalization",), source="a test")
+
+
+def latencies(efficiency: Efficiency, fitted: bool) -> dict[str, float]:
+    found = {}
+    for reference in REFERENCES:
+        if reference.fitted is fitted:
+            graph = read_network(reference.build()[0])
+            predictor = Predictor(
+                cost_model(graph, fusion=RULES, efficiency=efficiency), efficiency
+            )
+            found[reference.name] = float(predictor.at(predictor.costs.sizes).seconds.sum())
+    return found
+
+
+@pytest.mark.parametrize("sooner", [0.0, 1.25e-6, 3e-6])
+def test_what_convolutions_take_longer_alone_is_found(sooner: float):
+    measured = latencies(replace(EFFICIENCY, alone_s=sooner), fitted=True)
+    assert alone_s(EFFICIENCY, RULES, measured) == pytest.approx(sooner)
+
+
+def test_without_networks_it_is_nothing():
+    assert alone_s(EFFICIENCY, RULES, {}) == 0.0
+
+
+def test_the_reports_networks_have_no_say():
+    # twice as fast as predicted: were they asked, convolutions would be credited all they can be
+    others = {name: 0.5 * value for name, value in latencies(EFFICIENCY, fitted=False).items()}
+    mine = latencies(EFFICIENCY, fitted=True)
+    assert alone_s(EFFICIENCY, RULES, {**mine, **others}) == pytest.approx(0.0)
+
+
+def test_only_convolutions_start_sooner():
+    attention = next(row for row in REFERENCES if row.name.startswith("attention"))
+    graph = read_network(attention.build()[0])
+    rows = []
+    for sooner in (0.0, 3e-6):
+        model = replace(EFFICIENCY, alone_s=sooner)
+        predictor = Predictor(cost_model(graph, fusion=RULES, efficiency=model), model)
+        rows.append(predictor.at(predictor.costs.sizes).seconds)
+    assert rows[0] == pytest.approx(rows[1])
+
+
+def test_half_of_them_take_part_in_the_fit():
+    kinds = {row.name.rsplit(" ", 1)[0] for row in REFERENCES}
+    for kind in kinds:
+        same = [row.fitted for row in REFERENCES if row.name.startswith(kind)]
+        assert sorted(same) == [False, False, True, True]
