@@ -6,6 +6,7 @@ import socket
 import threading
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -15,11 +16,35 @@ from hypothesis import settings as hypothesis_settings
 from latency_client.cache import Cache
 from latency_client.service import HttpService
 from latency_service.api.app import create_app
+from latency_service.core.efficiency import Efficiency, FamilyModel
+from latency_service.core.features import features_of
+from latency_service.core.profile import ComputeRate, Device, FusionRules, Memory, Profile
 from latency_service.settings import Settings
+from latency_service.usecases.devices import append
 
 # Generated tests are the same in every run.
 hypothesis_settings.register_profile("clients", derandomize=True, deadline=None, database=None)
 hypothesis_settings.load_profile("clients")
+
+
+def tile_board() -> Profile:
+    """A calibrated profile whose convolutions run best at some widths, in steps of 8 channels."""
+    kernel = FamilyModel(
+        fixed_s=2e-6, flops_per_s=5e10, bytes_per_s=7e9, units=8,
+        features=tuple(features_of(True, 8))[:1], lengths=(1.0,), points=((1.0,), (3.0,)),
+        weights=(0.4, -0.3), mean=0.05, spread=0.03, median_error=0.02, samples=17,
+    )  # fmt: skip
+    copy = replace(kernel, flops_per_s=None, features=(), lengths=(), points=(), weights=())
+    families = {"float32 Conv/dense": kernel, "float32 Conv/pointwise": kernel,
+                "float32 MatMul": kernel, "float32 Relu": copy}  # fmt: skip
+    return Profile(
+        Device("tile-board", "Tile board", "nobody", "cpu"),
+        "onnxruntime-cpu-1-thread",
+        Memory(11e9, "measured", "a test"),
+        (ComputeRate("float32", "float32", 5e10, "measured", "a test", True),),
+        FusionRules(fold=("BatchNormalization",), patterns=()),
+        Efficiency(families, 3e-7, ((32768.0, 9e10), (1e8, 1e10)), 8, 0.02, source="a test"),
+    )
 
 
 @pytest.fixture(scope="session")
@@ -29,9 +54,8 @@ def service_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    config = uvicorn.Config(
-        create_app(settings), host="127.0.0.1", port=port, log_level="error", ws="none"
-    )
+    app = create_app(settings)
+    config = uvicorn.Config(app, host="127.0.0.1", port=port, log_level="error", ws="none")
     server = uvicorn.Server(config)
     thread = threading.Thread(target=server.run, daemon=True)
     thread.start()
@@ -40,6 +64,7 @@ def service_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         if time.monotonic() > give_up_at or not thread.is_alive():
             pytest.fail("the service did not start")
         time.sleep(0.02)
+    append(app.state.workbench, "tile-board", tile_board(), "measured")
     yield f"http://127.0.0.1:{port}"
     server.should_exit = True
     thread.join(10)

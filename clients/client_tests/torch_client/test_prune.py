@@ -21,6 +21,7 @@ from latency_client.service import HttpService  # noqa: E402
 from latency_client.structure import Structure, make_structure  # noqa: E402
 from latency_client.torch import (  # noqa: E402
     GammaLatencyRegularizer,
+    GroupLassoLatencyRegularizer,
     LogisticSigmoidLatencyRegularizer,
     add_gates,
     masked,
@@ -73,8 +74,64 @@ class Dies(nn.Module):
         return self.head(torch.cat((x, self.side(x)), 1))
 
 
+class GPT(nn.Module):
+    """Causal attention with numbers of heads as attributes; word scores use the embedding."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        width, self.heads, self.depth = 12, 3, 4
+        self.words, self.places = nn.Embedding(37, width), nn.Embedding(19, width)
+        self.norm = nn.LayerNorm(width)
+        self.qkv, self.out = nn.Linear(width, 3 * width), nn.Linear(width, width)
+        self.mlp = nn.Sequential(nn.Linear(width, 31), nn.GELU(), nn.Linear(31, width))
+        self.scores = nn.Linear(width, 37, bias=False)
+        self.scores.weight = self.words.weight
+        self.mask: Tensor
+        self.register_buffer("mask", torch.ones(19, 19).tril().view(1, 1, 19, 19) == 0)
+
+    def forward(self, tokens: Tensor):
+        batch, length = tokens.shape
+        x = self.words(tokens) + self.places(torch.arange(length))
+        query, key, value = (
+            part.view(batch, length, self.heads, self.depth).transpose(1, 2)
+            for part in self.qkv(self.norm(x)).chunk(3, dim=-1)
+        )
+        scores = query @ key.transpose(-2, -1) / self.depth**0.5
+        scores = scores.masked_fill(self.mask[:, :, :length, :length], float("-inf"))
+        mixed = (scores.softmax(-1) @ value).transpose(1, 2)
+        x = x + self.out(mixed.reshape(batch, length, self.heads * self.depth))
+        return self.scores(x + self.mlp(self.norm(x)))
+
+
+class Cell(nn.Module):
+    """A recurrent cell in a loop over steps."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.before, self.cell, self.after = nn.Linear(5, 9), nn.LSTMCell(9, 7), nn.Linear(7, 3)
+
+    def forward(self, x: Tensor):
+        hidden = state = x.new_zeros(x.shape[0], 7)
+        for step in range(x.shape[1]):
+            hidden, state = self.cell(self.before(x[:, step]).relu(), (hidden, state))
+        return self.after(hidden)
+
+
+def grouped() -> nn.Module:
+    """A grouped transposed convolution, a depth multiplier, a weight that is computed."""
+    normed = torch.nn.utils.parametrizations.weight_norm(nn.Conv2d(24, 7, 1))
+    return nn.Sequential(
+        nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ConvTranspose2d(8, 12, 3, groups=4),
+        nn.GroupNorm(4, 12), nn.Conv2d(12, 24, 3, groups=12), nn.BatchNorm2d(24), nn.ReLU(),
+        normed, nn.Conv2d(7, 11, 1), nn.InstanceNorm2d(11, affine=True), nn.Conv2d(11, 5, 1),
+    )  # fmt: skip
+
+
 EXAMPLES = {
     **zoo.EXAMPLES,
+    "gpt": zoo.Example(GPT, ((9,),), vocabulary=37),
+    "cell": zoo.Example(Cell, ((4, 5),)),
+    "grouped": zoo.Example(grouped, ((3, 9, 11),)),
     "transformer": zoo.Example(transformer, ((7, 12),)),
     "flat": zoo.Example(Flat, ((3, 6, 10),)),
     "dies": zoo.Example(Dies, ((3, 7, 11),)),
@@ -186,7 +243,33 @@ def test_a_dead_branch_leaves_its_shortcut_and_no_convolution(
     x = torch.randn(2, 3, 13, 17)  # of another size than the example
     full = masked(network.model, structure, EXAMPLES["dies"].inputs(1))
     assert torch.allclose(full(x), smaller(x), atol=1e-5)
+    assert not any(module.training for module in smaller.modules())
     smaller.train()(x).sum().backward()
+
+
+def test_heads_whose_rows_are_small_go(service: HttpService) -> None:
+    model = transformer().eval()
+    attention: Any = model.get_submodule("layers.0.self_attn")
+    with torch.no_grad():
+        # the second head of queries, keys and values: 4 rows each
+        attention.in_proj_weight.view(3, 3, 4, 12)[:, 1] = 0
+    x = torch.randn(2, 7, 12)
+    found = GroupLassoLatencyRegularizer(model, x, "v100", service)
+    full = found.get_regularization_term()
+    full.backward()
+    assert attention.in_proj_weight.grad.any()
+    smaller: Any = found.prune()
+    assert smaller.layers[0].self_attn.num_heads == 2
+    assert smaller.layers[1].self_attn.num_heads == 3
+    with torch.no_grad():
+        wanted = masked(model, found.structure(), x)(x)
+        assert torch.allclose(smaller(x), wanted, atol=1e-5)
+        padding = torch.arange(7)[None] >= torch.tensor([[5], [7]])
+        assert torch.allclose(
+            smaller(x, src_key_padding_mask=padding)[0, :5],
+            masked(model, found.structure(), x)(x, src_key_padding_mask=padding)[0, :5],
+            atol=1e-5,
+        )
 
 
 def test_modules_say_their_new_sizes(networks: Callable[[str], Network]) -> None:

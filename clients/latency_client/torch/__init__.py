@@ -1,5 +1,8 @@
 """Latency penalties for PyTorch: two lines in a training script, a smaller model at its end."""
 
+from latency_client.torch.adapt import adapt, expand, meter_of, shrink_to
+from latency_client.torch.expected import ExpectedLatency
+from latency_client.torch.exporter import StructureExporter
 from latency_client.torch.extract import Extraction, extract
 from latency_client.torch.family import (
     GammaActivationRegularizer,
@@ -19,8 +22,10 @@ from latency_client.torch.gates import Gate, add_gates
 from latency_client.torch.operators import register_operator
 from latency_client.torch.prune import masked, prune, rebuild
 from latency_client.torch.regularizers import NetworkRegularizer
+from latency_client.torch.tensorboard import write_summaries
 
 __all__ = [
+    "ExpectedLatency",
     "Extraction",
     "GammaActivationRegularizer",
     "GammaFlopsRegularizer",
@@ -36,10 +41,16 @@ __all__ = [
     "LogisticSigmoidLatencyRegularizer",
     "LogisticSigmoidModelSizeRegularizer",
     "NetworkRegularizer",
+    "StructureExporter",
+    "adapt",
     "add_gates",
+    "expand",
     "extract",
     "masked",
+    "meter_of",
     "prune",
     "rebuild",
     "register_operator",
+    "shrink_to",
+    "write_summaries",
 ]

@@ -58,7 +58,14 @@ def prune(
         PruningError: if the model cannot be cut, or the copy computes something else.
     """
     model = unwrapped(model)
-    original = copy.deepcopy(model)
+    try:
+        original = copy.deepcopy(model)
+    except RuntimeError as error:
+        raise PruningError(
+            f"{type(model).__name__} cannot be copied: {error}. Weights that the older "
+            "nn.utils.weight_norm computes are the usual reason; call "
+            "nn.utils.remove_weight_norm first"
+        ) from error
     fold_gates(original)
     extraction = extract(
         original, example_inputs, batch_axis=batch_axis, unknown_ops=unknown_ops,
@@ -125,7 +132,7 @@ class _Surgeon:
         self.model = model
         self.extraction = extraction
         self.cuts = cuts
-        self.before = {path: copy.copy(module) for path, module in model.named_modules()}
+        self.before = {path: _as_it_is(module) for path, module in model.named_modules()}
 
     def run(self) -> None:
         replaced: dict[int, Tensor] = {}
@@ -215,7 +222,7 @@ class _Surgeon:
 
     def _whole(self, old: nn.Module, path: str) -> nn.Module:
         """The module as it was, for the shapes that it gives."""
-        restored = copy.copy(old)
+        restored = _as_it_is(old)
         restored._parameters = {
             name: self.cuts._tensors.get(f"{path}.{name}" if path else name)  # type: ignore[misc]
             for name in old._parameters
@@ -235,6 +242,13 @@ class _Surgeon:
         return found
 
 
+def _as_it_is(module: nn.Module) -> nn.Module:
+    """A module of the same class with the same attributes, sharing all that they hold."""
+    same = type(module).__new__(type(module))
+    same.__dict__ = dict(module.__dict__)
+    return same
+
+
 def _normalises_nothing(module: nn.Module) -> bool:
     if isinstance(module, _NormBase):
         return module.num_features == 0
@@ -245,6 +259,7 @@ def _replace(model: nn.Module, path: str, module: nn.Module) -> None:
     if not path:
         raise PruningError("nothing of the model would be left; prune with a floor of at least 1")
     parent, _, name = path.rpartition(".")
+    module.train(model.get_submodule(path).training)
     setattr(model.get_submodule(parent), name, module)
 
 

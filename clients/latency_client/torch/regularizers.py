@@ -20,7 +20,7 @@ from latency_client.errors import LatencyClientError, NothingToPruneError, Optio
 from latency_client.resources import CostArrays, Resource, cost_arrays
 from latency_client.service import FallbackWarning, Source
 from latency_client.strength import strength_sweep, suggested_strength
-from latency_client.structure import Structure, make_structure, rounded
+from latency_client.structure import BoolArray, Structure, make_structure, rounded
 from latency_client.torch.algorithms import Algorithm, LogisticSigmoid
 from latency_client.torch.evaluate import ChannelTensors, CostTensors, Layerwise, working_dtype
 from latency_client.torch.network import Network, describe
@@ -207,6 +207,10 @@ class NetworkRegularizer:
             layers: names of the layers that count; None: all, [] none.
         """
         self._count_call()
+        return self.penalty(layers)
+
+    def penalty(self, layers: Sequence[str] | None = None) -> Tensor:
+        """The same without counting as a training step."""
         with torch.autocast(self._device_type(), enabled=False):
             costs, penalties = self._layerwise()
             return self._combined(self._only(penalties, layers), costs).to(torch.float32)
@@ -248,9 +252,15 @@ class NetworkRegularizer:
             floor: least channels of every group; 0 lets branches die.
             multiple_of: a number that live channels are rounded up to, or "device".
         """
+        structure = self._structure(self.alive_channels().cpu().numpy())
+        if floor or multiple_of != 1:
+            graph, answer = self.network.extraction.graph, self.network.answer
+            structure = rounded(structure, graph, answer, floor=floor, multiple_of=multiple_of)
+        return structure
+
+    def _structure(self, alive: BoolArray) -> Structure:
         with torch.no_grad():
             strengths = self._channels(decorated=False).cpu().numpy().astype(np.float64)
-        alive = self.alive_channels().cpu().numpy()
         ids = [group.id for group in self.network.answer.groups]
         masks = dict(zip(ids, self.channels.masks(alive), strict=True))
         ends = np.searchsorted(self.channels.group_of, np.arange(len(ids) + 1))
@@ -260,32 +270,25 @@ class NetworkRegularizer:
             if self.channels.regularised[g]
         }
         graph, answer = self.network.extraction.graph, self.network.answer
-        structure = make_structure(graph, answer, masks, known)
-        if floor or multiple_of != 1:
-            structure = rounded(structure, graph, answer, floor=floor, multiple_of=multiple_of)
-        return structure
+        return make_structure(graph, answer, masks, known)
 
-    def prune(
-        self,
-        model: nn.Module | None = None,
-        *,
-        floor: int = 0,
-        multiple_of: int | str = 1,
-        **options: Any,
-    ) -> nn.Module:
-        """A smaller copy of the model, with the weights that survive; see `prune`.
+    def full_structure(self) -> Structure:
+        """Every channel alive, with the strengths of now."""
+        return self._structure(np.ones(self.channels.channel_count, dtype=np.bool_))
+
+    def prune(self, *, floor: int = 0, multiple_of: int | str = 1, **options: Any) -> nn.Module:
+        """A smaller copy of the model, with the weights that survive.
 
         Args:
-            model: another one of the same code, an average of weights say; default: the model.
+            options: `resize` and `tolerance`, see `prune`.
         """
         structure = self.structure(floor=floor, multiple_of=multiple_of)
-        return prune(
-            self.network.model if model is None else model,
-            structure,
-            self._example_inputs,
-            batch_axis=self._batch_axis,
-            **options,
-        )
+        return self.prune_to(structure, **options)
+
+    def prune_to(self, structure: Structure, **options: Any) -> nn.Module:
+        """The same for a structure of one's own: rounded, shrunk, or read from a file."""
+        inputs, axis = self._example_inputs, self._batch_axis
+        return prune(self.network.model, structure, inputs, batch_axis=axis, **options)
 
     def alive_counts(self) -> dict[str, int]:
         """Live output channels of every layer that may be pruned, by name."""

@@ -7,6 +7,7 @@ PyTorch itself; what is then still not known is refused by name, or frozen.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -209,7 +210,7 @@ class Trace:
         dtypes: Sequence[str | None] | None = None,
     ) -> tuple[Activation, ...]:
         """Add a layer and remember what it has learned."""
-        parameters = [_parameter(role, piece) for role, piece in pieces]
+        parameters = [_parameter(op, role, piece) for role, piece in pieces]
         return self.write(name, op, inputs, shapes, attributes, parameters, pieces, dtypes)
 
     def write(
@@ -308,9 +309,16 @@ class Trace:
             self.set(tensor, value)
 
 
-def _parameter(role: str, piece: Piece | Constant) -> Parameter:
-    if isinstance(piece, Constant):
-        return Parameter("state", piece.shape)
+# Operators that need their weight under this name, wherever it comes from.
+_CONTRACTIONS = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul", "Einsum", "Gather"})
+
+
+def _parameter(op: str, role: str, piece: Piece | Constant) -> Parameter:
+    whole = isinstance(piece, Piece) and (piece.exact or math.prod(piece.shape) == piece.size)
+    if not whole:
+        # computed on the way: not the model's own numbers, and not to be counted as such
+        return Parameter(role if op in _CONTRACTIONS else "state", piece.shape)
+    assert isinstance(piece, Piece)
     if not piece.learned and role not in ("mean", "variance"):
         role = "state"
     return Parameter(role, piece.shape, piece.id)

@@ -24,6 +24,7 @@ class Piece:
             that the tensor does not have.
         starts: per axis of the view, the position on that axis that it begins at.
         learned: whether it is a parameter; buffers are not.
+        size: numbers in the whole tensor.
         exact: whether the view holds the tensor's own numbers; False for what is computed from it
             (normalised weights), which cannot be cut by cutting the tensor.
     """
@@ -32,13 +33,16 @@ class Piece:
     shape: tuple[int, ...]
     axes: tuple[int, ...]
     starts: tuple[int, ...]
+    size: int
     learned: bool = True
     exact: bool = True
 
     @classmethod
     def whole(cls, name: str, shape: tuple[int, ...], learned: bool) -> Piece:
         """A tensor as it is."""
-        return cls(name, shape, tuple(range(len(shape))), (0,) * len(shape), learned)
+        return cls(
+            name, shape, tuple(range(len(shape))), (0,) * len(shape), math.prod(shape), learned
+        )
 
     @property
     def id(self) -> str:
@@ -81,9 +85,8 @@ class Piece:
 
     def computed(self, shape: tuple[int, ...]) -> Piece:
         """Something that is computed from it."""
-        return Piece(
-            self.name, shape, (-1,) * len(shape), (0,) * len(shape), self.learned, exact=False
-        )
+        nowhere, zeros = (-1,) * len(shape), (0,) * len(shape)
+        return Piece(self.name, shape, nowhere, zeros, self.size, self.learned, exact=False)
 
 
 def _put(values: tuple[int, ...], place: int, value: int) -> tuple[int, ...]:
