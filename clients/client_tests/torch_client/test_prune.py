@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import copy
+import io
+import pickle
+import warnings
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -29,6 +33,7 @@ from latency_client.torch import (  # noqa: E402
     rebuild,
 )
 from latency_client.torch.network import Network, describe  # noqa: E402
+from latency_client.torch.vanished import Vanished  # noqa: E402
 from tests.parity import torch_networks as zoo  # noqa: E402
 
 ATTENTION = {"vit", "text"}
@@ -223,6 +228,10 @@ def test_branches_that_die_are_removed(
     except errors.PruningError as refused:
         if "no live channel leads" not in str(refused):
             raise
+        full, others = masked(network.model, structure, inputs), EXAMPLES[name].inputs(1)
+        with torch.no_grad():
+            pairs = zip(_tuple(full(*inputs)), _tuple(full(*others)), strict=True)
+            assert any(torch.allclose(a, b) for a, b in pairs)
         return
     full = masked(network.model, structure, inputs)
     with torch.no_grad():
@@ -245,6 +254,51 @@ def test_a_dead_branch_leaves_its_shortcut_and_no_convolution(
     assert torch.allclose(full(x), smaller(x), atol=1e-5)
     assert not any(module.training for module in smaller.modules())
     smaller.train()(x).sum().backward()
+
+
+WINDOWS = [
+    nn.Conv2d(3, 5, 3, 2, 1), nn.Conv2d(3, 5, (3, 5), padding="same", dilation=2),
+    nn.Conv1d(3, 5, 4, padding="valid"), nn.ConvTranspose2d(3, 5, 3, 2, 1, output_padding=1),
+    nn.ConvTranspose1d(3, 5, 4, dilation=2), nn.Conv3d(3, 5, 2, (1, 2, 1)),
+    nn.MaxPool2d(3, 2, 1, ceil_mode=True), nn.AvgPool2d((3, 2), ceil_mode=True),
+    nn.MaxPool1d(2, dilation=3, stride=1), nn.AdaptiveAvgPool2d((None, 3)),
+    nn.AdaptiveMaxPool3d(2), nn.Upsample(scale_factor=1.5), nn.Upsample(size=(13, 5)),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("window", WINDOWS, ids=repr)
+def test_a_stand_in_writes_the_size_of_what_it_stands_for(window: nn.Module) -> None:
+    rank = next((n for n in (1, 3) if f"{n}d" in type(window).__name__), 2)
+    x = torch.randn(2, 3, *(7, 11, 5)[:rank])
+    assert Vanished("", window)(x[:, :0]).shape == (2, 0, *window(x).shape[2:])
+
+
+@pytest.mark.parametrize("lost", [{5}, {7}, {5, 7}])
+def test_a_model_with_dead_branches_goes_on(
+    networks: Callable[[str], Network], service: HttpService, lost: set[int]
+) -> None:
+    ort = pytest.importorskip("onnxruntime")
+    network, inputs = networks("dies"), EXAMPLES["dies"].inputs(1)
+    masks = {
+        group.id: np.zeros(group.size, dtype=np.bool_)
+        for group in network.answer.groups
+        if group.prunable and group.size in lost
+    }
+    structure = make_structure(network.extraction.graph, network.answer, masks)
+    smaller = prune(network.model, structure, inputs)
+    wanted = smaller(*inputs).detach().numpy()
+    # it can be copied, written, exported, and extracted again
+    for again in (copy.deepcopy(smaller), pickle.loads(pickle.dumps(smaller))):
+        assert np.array_equal(again(*inputs).detach().numpy(), wanted)
+    file = io.BytesIO()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        torch.onnx.export(smaller, inputs, file, dynamo=False, input_names=["x"])
+    session = ort.InferenceSession(file.getvalue(), providers=["CPUExecutionProvider"])
+    (got,) = session.run(None, {"x": inputs[0].numpy()})
+    assert np.abs(got - wanted).max() <= 1e-4 * np.abs(wanted).max()
+    again_described = describe(smaller, inputs, ["v100"], service)
+    assert again_described.answer.latency_s < network.answer.latency_s
 
 
 def test_heads_whose_rows_are_small_go(service: HttpService) -> None:

@@ -21,15 +21,9 @@ from latency_client.torch.attention import PrunedMultiheadAttention, pruned_atte
 from latency_client.torch.cuts import Cuts, mask_
 from latency_client.torch.extract import Extraction, extract, tensors_in, unwrapped, with_rows
 from latency_client.torch.gates import fold_gates
-from latency_client.torch.vanished import Constant, Vanished
+from latency_client.torch.vanished import WINDOWED, Constant, Vanished
 
 Resize = Callable[[nn.Module, Mapping[str, tuple[int, int]]], None]
-
-_POOLS = (
-    nn.MaxPool1d, nn.MaxPool2d, nn.MaxPool3d, nn.AvgPool1d, nn.AvgPool2d, nn.AvgPool3d,
-    nn.AdaptiveAvgPool1d, nn.AdaptiveAvgPool2d, nn.AdaptiveAvgPool3d, nn.AdaptiveMaxPool1d,
-    nn.AdaptiveMaxPool2d, nn.AdaptiveMaxPool3d, nn.Upsample,
-)  # fmt: skip
 
 
 def prune(
@@ -74,7 +68,7 @@ def prune(
     check_structure(structure, extraction.graph)
     cuts = Cuts(original, extraction, structure)
     smaller = copy.deepcopy(original)
-    _refuse_severed(extraction, structure)
+    _refuse_severed(extraction, cuts)
     _Surgeon(smaller, extraction, cuts).run()
     _resize(smaller, extraction, structure, resize or {})
     mask_(original, extraction, structure)
@@ -203,31 +197,22 @@ class _Surgeon:
     def _remove_vanished(self) -> None:
         """Put stand-ins where a layer writes or reads no channel any more."""
         dead = self._dead_tensors()
-        reads = {self.extraction.owners[layer.name]: layer for layer in self.extraction.graph.layers
-                 if layer.inputs and all(tensor in dead for tensor in layer.inputs)}  # fmt: skip
+        reads = {
+            self.extraction.owners[layer.name]
+            for layer in self.extraction.graph.layers
+            if layer.inputs and all(tensor in dead for tensor in layer.inputs)
+        }
         for path, module in list(self.model.named_modules()):
-            old = self.before.get(path)
-            if isinstance(module, _ConvNd) and isinstance(old, _ConvNd):
-                whole = self._whole(old, path)
-                if module.out_channels == 0 or (module.groups == 0):
-                    _replace(self.model, path, Vanished(whole, old.in_channels))
+            if isinstance(module, _ConvNd):
+                if module.out_channels == 0 or module.groups == 0:
+                    _replace(self.model, path, Vanished(path, module))
                 elif module.in_channels == 0:
-                    stand_in = Constant(whole, old.in_channels, module.bias, module.out_channels)
+                    stand_in = Constant(path, module, module.bias, module.out_channels)
                     _replace(self.model, path, stand_in)
             elif _normalises_nothing(module):
                 _replace(self.model, path, nn.Identity())
-            elif isinstance(module, _POOLS) and path in reads:
-                shape = self.extraction.graph.shapes[reads[path].inputs[0]]
-                _replace(self.model, path, Vanished(module, shape[1]))
-
-    def _whole(self, old: nn.Module, path: str) -> nn.Module:
-        """The module as it was, for the shapes that it gives."""
-        restored = _as_it_is(old)
-        restored._parameters = {
-            name: self.cuts._tensors.get(f"{path}.{name}" if path else name)  # type: ignore[misc]
-            for name in old._parameters
-        }
-        return restored
+            elif isinstance(module, WINDOWED) and path in reads:
+                _replace(self.model, path, Vanished(path, module))
 
     def _dead_tensors(self) -> set[str]:
         """Tensors of which no channel is left."""
@@ -263,14 +248,12 @@ def _replace(model: nn.Module, path: str, module: nn.Module) -> None:
     setattr(model.get_submodule(parent), name, module)
 
 
-def _refuse_severed(extraction: Extraction, structure: Structure) -> None:
+def _refuse_severed(extraction: Extraction, cuts: Cuts) -> None:
     """See that something still leads from the inputs to the outputs."""
     gone = {
-        member.layer
-        for group, mask in structure.masks.items()
-        if mask.size and not mask.any()
-        for member in structure.members[group]
-        if member.role == "weight"
+        layer
+        for (layer, role), pieces in extraction.pieces.items()
+        if role == "weight" and any(cuts.is_gone(piece.name) for piece in pieces)
     }
     graph = extraction.graph
     reached = {tensor.name for tensor in graph.inputs}
