@@ -36,8 +36,6 @@ from latency_client.torch.network import Network, describe  # noqa: E402
 from latency_client.torch.vanished import Vanished  # noqa: E402
 from tests.parity import torch_networks as zoo  # noqa: E402
 
-ATTENTION = {"vit", "text"}
-
 
 def transformer() -> nn.Module:
     layer = nn.TransformerEncoderLayer(12, 3, 23, batch_first=True)
@@ -143,20 +141,6 @@ EXAMPLES = {
 }
 
 
-def resize_heads(module: Any, axes: Mapping[str, tuple[int, int]]) -> None:
-    """The attention of the zoo takes its depth from the width of its input."""
-    kept = next(after for before, after in axes.values() if before == module.heads)
-    depth = module.qkv.in_features // module.heads
-
-    def forward(x: Tensor) -> Tensor:
-        qkv = module.qkv(x).unflatten(-1, (3, kept, depth)).permute(2, 0, 3, 1, 4)
-        weights = torch.softmax(qkv[0] @ qkv[1].transpose(-2, -1) * depth**-0.5, -1)
-        out: Tensor = module.out((weights @ qkv[2]).transpose(1, 2).flatten(2))
-        return out
-
-    module.forward = forward
-
-
 @pytest.fixture(scope="module")
 def networks(service: HttpService) -> Callable[[str], Network]:
     known: dict[str, Network] = {}
@@ -193,9 +177,8 @@ def test_a_pruned_model_gives_the_masked_models_outputs(
     structure = random_structure(network, seed)
     example = EXAMPLES[name]
     inputs = example.inputs(3)
-    hooks: Any = {zoo.Attention: resize_heads} if name in ATTENTION else None
     before = {key: value.clone() for key, value in network.model.state_dict().items()}
-    smaller = prune(network.model, structure, example.inputs(1), resize=hooks)
+    smaller = prune(network.model, structure, example.inputs(1))
     full = masked(network.model, structure, example.inputs(1))
 
     with torch.no_grad():
@@ -340,10 +323,82 @@ def test_modules_say_their_new_sizes(networks: Callable[[str], Network]) -> None
     torch.nn.utils.parameters_to_vector(smaller.parameters())
 
 
-def test_code_with_numbers_of_heads_in_it_is_named(networks: Callable[[str], Network]) -> None:
-    network = networks("vit")
-    with pytest.raises(errors.PruningError, match=r"'layers\.0\.attention'.*resize="):
-        prune(network.model, random_structure(network, 0), EXAMPLES["vit"].inputs(1))
+class Slices(nn.Module):
+    """Takes channels by numbers in its code, which no reshape shows."""
+
+    def __init__(self, split: bool) -> None:
+        super().__init__()
+        self.conv = zoo.conv_bn(3, 12, 1)
+        self.head = nn.Conv2d(5, 7, 1)
+        self.split, self.first = split, 5
+
+    def forward(self, x: Tensor):
+        x = self.conv(x)
+        return self.head(x.split([self.first, 7], 1)[0] if self.split else x[:, : self.first])
+
+
+def first_channels(service: HttpService, split: bool) -> tuple[nn.Module, Structure, Any]:
+    model, inputs = Slices(split).eval(), (torch.randn(1, 3, 7, 11),)
+    network = describe(model, inputs, ["v100"], service)
+    masks = {g.id: np.arange(g.size) > 0 for g in network.answer.groups if g.prunable}
+    return model, make_structure(network.extraction.graph, network.answer, masks), inputs
+
+
+def test_splits_by_numbers_name_what_is_left(service: HttpService) -> None:
+    model, structure, inputs = first_channels(service, split=True)
+    smaller = prune(model, structure, inputs)
+    assert smaller.get_submodule("head").in_channels == 4
+    for again in (copy.deepcopy(smaller), pickle.loads(pickle.dumps(smaller))):
+        assert torch.equal(again(*inputs), smaller(*inputs))
+
+
+def test_slices_by_numbers_are_named(service: HttpService) -> None:
+    model, structure, inputs = first_channels(service, split=False)
+    with pytest.raises(errors.PruningError, match=r"resize=|'head'"):
+        prune(model, structure, inputs)
+
+    def resize(module: Any, axes: Mapping[str, tuple[int, int]]) -> None:
+        raise AssertionError("no reshape shows the slice")
+
+    with pytest.raises(errors.PruningError, match="fewer channels"):
+        prune(model, structure, inputs, resize={Slices: resize})
+
+
+def test_a_hook_changes_a_module_in_the_place_of_its_calls(
+    networks: Callable[[str], Network],
+) -> None:
+    network, inputs = networks("gpt"), EXAMPLES["gpt"].inputs(1)
+    structure = random_structure(network, 1)
+
+    def resize(module: Any, axes: Mapping[str, tuple[int, int]]) -> None:
+        # the heads are the third axis of every view
+        (change,) = {extents for extents in axes.values() if extents[0] == 3}
+        module.heads = change[1]
+
+    smaller = prune(network.model, structure, inputs, resize={GPT: resize})
+    assert "forward" not in vars(smaller)
+    assert torch.allclose(smaller(*inputs), prune(network.model, structure, inputs)(*inputs))
+
+
+@pytest.mark.parametrize("name", ["gpt", "vit", "text", "transformer"])
+def test_models_with_fewer_heads_can_be_copied_compiled_and_exported(
+    networks: Callable[[str], Network], name: str
+) -> None:
+    network, inputs = networks(name), EXAMPLES[name].inputs(1)
+    smaller = prune(network.model, random_structure(network, 1), inputs)
+    wanted = _tuple(smaller(*inputs))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        versions = (
+            copy.deepcopy(smaller),
+            pickle.loads(pickle.dumps(smaller)),
+            torch.compile(smaller, backend="aot_eager"),
+            torch.export.export(smaller, inputs).module(),
+            torch.jit.trace(smaller, inputs),
+        )
+        for version in versions:
+            for a, b in zip(wanted, _tuple(version(*inputs)), strict=True):
+                assert torch.allclose(a, b, rtol=1e-4, atol=1e-5)
 
 
 def test_a_structure_from_other_code_is_refused(networks: Callable[[str], Network]) -> None:

@@ -18,6 +18,7 @@ from latency_client.errors import GraphError, OptionError, UnsupportedOperatorEr
 from latency_client.graph import GraphBuilder, LayerGraph
 from latency_client.torch import operators
 from latency_client.torch.gates import bypassed
+from latency_client.torch.reshapes import Named
 from latency_client.torch.trace import Trace, dtype_name, run
 from latency_client.torch.values import Activation, Piece
 
@@ -29,12 +30,14 @@ class Extraction:
     Attributes:
         pieces: per layer and role, the parameters and buffers of the model that it uses.
         owners: per layer, the path of the module that it happens in.
+        named: per module, the calls of its code that name extents, in order.
         batch_size: to ask the service for; None: the graph has it already.
     """
 
     graph: LayerGraph
     pieces: Mapping[tuple[str, str], tuple[Piece, ...]]
     owners: Mapping[str, str]
+    named: Mapping[str, Sequence[Named]]
     batch_size: int | None
 
 
@@ -103,6 +106,7 @@ def extract(
         graph,
         {key: pieces for key, pieces in trace.pieces.items() if key[0] in kept},
         {layer: path for layer, path in trace.owners.items() if layer in kept},
+        trace.named,
         scaled,
     )
 
