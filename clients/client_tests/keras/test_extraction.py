@@ -87,7 +87,7 @@ def test_same_padding_puts_the_odd_row_last() -> None:
 
 
 def test_a_model_of_ones_own_is_recorded_and_left_as_it_was() -> None:
-    class Block(keras.layers.Layer):
+    class Block(keras.layers.Layer):  # type: ignore[misc, name-defined]
         def __init__(self, **options: Any) -> None:
             super().__init__(**options)
             self.conv = L.Conv2D(13, 3, padding="same", name="conv")
@@ -96,7 +96,7 @@ def test_a_model_of_ones_own_is_recorded_and_left_as_it_was() -> None:
         def call(self, x: Any) -> Any:
             return keras.ops.relu(self.norm(self.conv(x)))
 
-    class Net(keras.Model):
+    class Net(keras.Model):  # type: ignore[misc, name-defined]
         def __init__(self) -> None:
             super().__init__(name="net")
             self.block = Block(name="block")
@@ -152,3 +152,14 @@ def test_an_example_of_another_size_is_refused() -> None:
     model = plain()
     with pytest.raises(GraphError, match=r"\[2, 7, 13, 3\].*\[None, 7, 11, 3\]"):
         extract(model, keras.ops.zeros((2, 7, 13, 3)))
+
+
+def test_what_is_not_understood_can_be_frozen(service: HttpService) -> None:
+    image = keras.Input((7, 11, 3))
+    x = L.Lambda(keras.ops.sort, name="mystery")(L.Conv2D(13, 3, padding="same", name="c")(image))
+    model = keras.Model(image, L.Conv2D(5, 1, name="d")(x))
+    graph = extract(model, unknown_ops="freeze").graph
+    assert [layer.op for layer in graph.layers if layer.name.startswith("mystery")] == ["Sort"]
+    answer = service.coefficients(Request(graph, "v100", {"unknown_ops": "freeze"}))
+    assert not any(group.prunable for group in answer.groups)
+    assert any("Sort" in text for text in answer.assumptions)

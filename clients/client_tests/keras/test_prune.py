@@ -10,12 +10,14 @@ import pytest
 keras = pytest.importorskip("keras")
 
 from client_tests.keras.networks import SMALL, conv_bn, image_of, randomise  # noqa: E402
-from latency_client.channels import written_axis  # noqa: E402
-from latency_client.errors import PruningError, StructureError  # noqa: E402
+from latency_client.errors import OptionError, PruningError, StructureError  # noqa: E402
 from latency_client.keras import (  # noqa: E402
     GammaFlopsRegularizer,
     GammaLatencyRegularizer,
     GroupLassoLatencyRegularizer,
+    at_widths,
+    masked,
+    measure_widths,
     prune,
     rebuild,
 )
@@ -38,38 +40,11 @@ def kill_gammas(model: Any, seed: int = 5, share: float = 0.4) -> None:
             variable.assign(value)
 
 
-def masked(model: Any, regularizer: Any, structure: Any) -> Any:
-    """A copy whose weights that read dead channels are zero: the definition of a masked model."""
-    copy = keras.models.clone_model(model)
-    places = {id(old): new for old, new in zip(model.variables, copy.variables, strict=True)}
-    for old, new in zip(model.variables, copy.variables, strict=True):
-        new.assign(old.value)
-    found = regularizer.extraction
-    for group in regularizer.answers[0].groups:
-        mask = structure.masks[group.id]
-        for member in group.members:
-            row = found.graph.by_name[member.layer]
-            if member.role != "weight" or row.op not in ("Conv", "ConvTranspose", "Gemm", "MatMul"):
-                continue
-            if member.axis == written_axis(row) or int(row.attributes.get("group", 1)) > 1:
-                continue
-            binding = found.bindings[member.layer, "weight"]
-            dead = member.positions(group.size)[~mask].reshape(-1)
-            shape = tuple(binding.variable.shape)
-            kept = np.setdiff1d(np.arange(binding.shape[member.axis]), dead)
-            left = binding.view.survivors(shape, {member.axis: kept})
-            variable = places[id(binding.variable)]
-            value = numbers(variable).reshape(-1)
-            value[np.setdiff1d(np.arange(value.size), left)] = 0.0
-            variable.assign(value.reshape(shape))
-    return copy
-
-
 def assert_same_outputs(model: Any, regularizer: Any) -> Any:
     structure = regularizer.structure()
-    small = prune(model, regularizer, structure)
+    small = prune(model, structure)
     x = image_of(model)
-    wanted = keras.ops.convert_to_numpy(masked(model, regularizer, structure)(x, training=False))
+    wanted = keras.ops.convert_to_numpy(masked(model, structure)(x, training=False))
     given = keras.ops.convert_to_numpy(small(x, training=False))
     np.testing.assert_allclose(given, wanted, rtol=2e-5, atol=2e-5)
     return small
@@ -85,6 +60,22 @@ def test_a_pruned_model_gives_the_masked_models_outputs(name: str, service: Http
     again = GammaFlopsRegularizer(small, service=service)
     # the pruned network costs what the regulariser has promised
     assert float(again.get_cost()) == pytest.approx(float(regularizer.get_cost()), rel=1e-6)
+
+
+def test_a_masked_model_does_not_see_dead_channels(service: HttpService) -> None:
+    model = randomise(SMALL["flatten"]())
+    kill_gammas(model)
+    structure = GammaFlopsRegularizer(model, service=service).structure()
+    hidden = masked(model, structure)
+    x = image_of(model)
+    before = keras.ops.convert_to_numpy(hidden(x, training=False))
+    # whatever a dead channel says, nothing after it listens
+    dead = [k for k in range(13) if k not in structure.layers["a"].alive]
+    beta = numbers(hidden.get_layer("a_bn").beta)
+    beta[dead] = 1e3
+    hidden.get_layer("a_bn").beta.assign(beta)
+    np.testing.assert_array_equal(keras.ops.convert_to_numpy(hidden(x, training=False)), before)
+    assert dead
 
 
 def test_what_a_group_lasso_kills_is_pruned_exactly(service: HttpService) -> None:
@@ -157,7 +148,7 @@ def test_a_network_without_a_living_path_is_refused(service: HttpService) -> Non
     model.get_layer("b_bn").gamma.assign(keras.ops.zeros(17))
     regularizer = GammaLatencyRegularizer(model, service=service)
     with pytest.raises(PruningError, match="floor=1"):
-        prune(model, regularizer)
+        regularizer.prune()
 
 
 @pytest.mark.parametrize("name", SMALL)
@@ -167,7 +158,7 @@ def test_a_rebuilt_model_has_the_sizes_of_the_pruned_one(
     model = randomise(SMALL[name]())
     kill_gammas(model)
     regularizer = GammaFlopsRegularizer(model, service=service)
-    small = prune(model, regularizer)
+    small = regularizer.prune()
     write_structure(tmp_path, 7, regularizer.structure())
     structure = read_structure(tmp_path / "learned_structure" / "structure_7.json")
     fresh = rebuild(SMALL[name], structure)
@@ -179,3 +170,18 @@ def test_a_structure_of_another_network_is_refused(service: HttpService) -> None
     structure = GammaFlopsRegularizer(model, service=service).structure()
     with pytest.raises(StructureError, match=r"another|19 output channels"):
         rebuild(SMALL["concat"], structure)
+
+
+@pytest.mark.parametrize("name", ["residual", "concat", "depthwise", "squeeze_excite", "flatten"])
+def test_a_network_is_measured_at_twice_its_width(name: str, service: HttpService) -> None:
+    measure = measure_widths(SMALL[name], "v100", service)
+    model = SMALL[name]()
+    regularizer = GammaLatencyRegularizer(model, service=service)
+    counts = regularizer.alive_counts()
+    assert measure(counts)["latency_s"] == pytest.approx(float(regularizer.get_cost()), rel=1e-6)
+    wide = at_widths(model, {layer: 2 * count for layer, count in counts.items()})
+    assert wide.get_layer("a").filters == 26
+    doubled = measure({layer: 2 * count for layer, count in counts.items()})
+    assert doubled["flops"] > 2 * measure(counts)["flops"]
+    with pytest.raises(OptionError, match="'nowhere'"):
+        measure({"nowhere": 3})

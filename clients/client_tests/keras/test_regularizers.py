@@ -31,7 +31,6 @@ from latency_client.keras import (  # noqa: E402
     PenaltyCallback,
     StructureExporter,
     add_gates,
-    prune,
     with_penalty,
 )
 from latency_client.keras.views import numbers  # noqa: E402
@@ -234,7 +233,7 @@ def test_gates_prune_what_they_close(service: HttpService) -> None:
         logits[3:9] = -20.0
         model.get_layer(name).logits.assign(logits)
     assert regularizer.alive_counts() == {"a": 7, "b": 7, "c": 17}
-    small = prune(model, regularizer)
+    small = regularizer.prune()
     np.testing.assert_allclose(
         keras.ops.convert_to_numpy(small(x)), keras.ops.convert_to_numpy(model(x)), atol=2e-5
     )

@@ -14,9 +14,10 @@ from latency_client.keras import (  # noqa: F401
     operations,
     shaping,
 )
+from latency_client.keras.budget import measure_widths
 from latency_client.keras.extract import Extraction, extract, register_layer
 from latency_client.keras.gates import Gate, add_gates
-from latency_client.keras.prune import prune, rebuild
+from latency_client.keras.prune import at_widths, masked, prune, rebuild
 from latency_client.keras.regularizers import (
     GammaActivationRegularizer,
     GammaFlopsRegularizer,
@@ -62,7 +63,10 @@ __all__ = [
     "PenaltyCallback",
     "StructureExporter",
     "add_gates",
+    "at_widths",
     "extract",
+    "masked",
+    "measure_widths",
     "prune",
     "rebuild",
     "register_layer",

@@ -1,6 +1,6 @@
 """Which positions of every variable survive a structure.
 
-The groups of an answer say where channels sit in weights and scales; biases and statistics follow
+The groups of a structure say where channels sit in weights and scales; biases and statistics follow
 the weight or scale of their own layer.
 """
 
@@ -17,7 +17,6 @@ from latency_client.errors import PruningError
 from latency_client.keras.extract import Extraction
 from latency_client.keras.views import IntArray
 from latency_client.structure import Structure
-from latency_client.wire import Answer
 
 _CUT_BY_POSITION = frozenset({"Slice", "Split", "Gather", "Pad", "Tile"})
 
@@ -41,23 +40,22 @@ class Cuts:
         return full if kept is None else int(kept.size)
 
 
-def cuts_of(found: Extraction, answer: Answer, structure: Structure) -> Cuts:
+def cuts_of(found: Extraction, structure: Structure) -> Cuts:
     """What a structure leaves of every variable.
 
     Raises:
         PruningError: where dead channels pass an operator whose settings name positions.
     """
     whole: dict[tuple[str, str], dict[int, Any]] = {}
-    for group in answer.groups:
-        mask = structure.masks[group.id]
+    for group, mask in structure.masks.items():
         if mask.all():
             continue
-        for member in group.members:
+        for member in structure.members[group]:
             row = found.graph.by_name[member.layer]
             if member.role in ("input", "output"):
                 if row.op in _CUT_BY_POSITION:
                     raise PruningError(
-                        f"channels of group {group.id!r} pass layer {member.layer!r} ({row.op}), "
+                        f"channels of group {group!r} pass layer {member.layer!r} ({row.op}), "
                         "whose settings name positions; pass exclude=[...] with the layers that "
                         "write them"
                     )
@@ -67,7 +65,7 @@ def cuts_of(found: Extraction, answer: Answer, structure: Structure) -> Cuts:
                 continue
             axes = whole.setdefault((member.layer, member.role), {})
             lives = axes.setdefault(member.axis, np.ones(shape[member.axis], dtype=np.bool_))
-            positions = member.positions(group.size)
+            positions = member.positions(mask.size)
             lives[positions[~mask].reshape(-1)] = False
     kept = {
         key: {axis: np.flatnonzero(lives) for axis, lives in axes.items()}

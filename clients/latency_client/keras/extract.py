@@ -18,7 +18,7 @@ import numpy as np
 
 from latency_client.errors import GraphError, OptionError, UnsupportedOperatorError
 from latency_client.graph import GraphBuilder, LayerGraph, Parameter
-from latency_client.keras.values import Shape, Tensors, Value
+from latency_client.keras.values import Shape, Tensors, Value, moved_shape
 from latency_client.keras.views import Binding, View, straight
 
 Handler = Callable[["Call"], Any]
@@ -243,8 +243,7 @@ class Trace:
         if handler is None:
             raise call.refuse(
                 "is an operation without a counterpart in ONNX's terms",
-                "put it into a layer and register_layer a counterpart, or pass "
-                'unknown_ops="freeze"',
+                'register_layer a counterpart for a layer around it, or pass unknown_ops="freeze"',
             )
         return handler(call)
 
@@ -254,13 +253,18 @@ class Trace:
         bindings = {
             f"weight{i or ''}": Binding(v, straight(len(v.shape))) for i, v in enumerate(kept)
         }
-        names = [self.tensors.plain(value) for value in call.values]
-        dtypes = [_dtype(dtype) for dtype in call.dtypes]
-        made = self.add(
-            call, call.name, type(call.op).__name__, names, call.shapes, {}, bindings, dtypes
+        # nothing is known of its axes: what comes with the channels second goes on so
+        second = all(value.channels_second for value in call.values) and all(
+            len(shape) > 2 for shape in call.shapes
         )
+        order = self.tensors.moved if second else self.tensors.plain
+        shapes = [moved_shape(shape) if second else shape for shape in call.shapes]
+        dtypes = [_dtype(dtype) for dtype in call.dtypes]
+        names = [order(value) for value in call.values]
+        kind = type(call.op).__name__
+        made = self.add(call, call.name, kind, names, shapes, {}, bindings, dtypes)
         return [
-            Value(shape, plain=name, dtype=dtype)
+            Value(shape, None if second else name, name if second else None, dtype)
             for shape, name, dtype in zip(call.shapes, made, dtypes, strict=True)
         ]
 

@@ -21,7 +21,6 @@ from latency_client.keras.cuts import Cuts, cuts_of
 from latency_client.keras.extract import Extraction, extract, in_order, recorded
 from latency_client.keras.views import numbers
 from latency_client.structure import Structure, check_structure
-from latency_client.wire import Answer
 
 
 class _Dead:
@@ -41,31 +40,50 @@ class _Level:
 Width = Callable[[str], int | None]
 
 
-def prune(model: Any, regularizer: Any, structure: Structure | None = None) -> Any:
+def prune(model: Any, structure: Structure, example_inputs: Any = None) -> Any:
     """A smaller model with the surviving weights; `model` stays as it is.
 
     It computes what the model computes whose weights that read dead channels are zero.
 
     Args:
-        regularizer: that the model was trained with.
-        structure: default: what lives now.
+        example_inputs: needed where the model leaves sizes open.
 
     Raises:
+        StructureError: if the structure belongs to another model.
         PruningError: naming the layer that cannot be made smaller.
     """
-    structure = regularizer.structure() if structure is None else structure
-    check_structure(structure, regularizer.extraction.graph)
-    return pruned(model, regularizer.extraction, regularizer.answers[0], structure)
-
-
-def pruned(model: Any, found: Extraction, answer: Answer, structure: Structure) -> Any:
-    """See `prune`."""
-    cuts = cuts_of(found, answer, structure)
+    found = extract(model, example_inputs)
+    check_structure(structure, found.graph)
+    cuts = cuts_of(found, structure)
 
     def width(layer: str) -> int | None:
         return _written_width(found, cuts, layer)
 
     return _Rebuild(found, width, cuts).model(model)
+
+
+def masked(model: Any, structure: Structure, example_inputs: Any = None) -> Any:
+    """A copy of the full size in which every weight that reads a dead channel is zero."""
+    copied = keras.models.clone_model(model)
+    for old, new in zip(model.variables, copied.variables, strict=True):
+        new.assign(numbers(old))
+    found = extract(copied, example_inputs)
+    check_structure(structure, found.graph)
+    for group, mask in structure.masks.items():
+        for member in structure.members[group]:
+            row = found.graph.by_name[member.layer]
+            reads = member.role == "weight" and row.op in _CONTRACTIONS
+            own = member.axis == written_axis(row) or int(row.attributes.get("group", 1)) > 1
+            if mask.all() or not reads or own:
+                continue
+            binding = found.bindings[member.layer, "weight"]
+            dead = member.positions(mask.size)[~mask].reshape(-1)
+            kept = np.setdiff1d(np.arange(binding.shape[member.axis]), dead)
+            value = numbers(binding.variable)
+            left = np.zeros(value.size, dtype=np.bool_)
+            left[binding.view.survivors(value.shape, {member.axis: kept})] = True
+            binding.variable.assign(np.where(left.reshape(value.shape), value, 0))
+    return copied
 
 
 def rebuild(model_fn: Callable[[], Any], structure: Structure, example_inputs: Any = None) -> Any:
@@ -81,8 +99,19 @@ def rebuild(model_fn: Callable[[], Any], structure: Structure, example_inputs: A
     model = model_fn()
     found = extract(model, example_inputs)
     check_structure(structure, found.graph)
-    counts = {name: len(width.alive) for name, width in structure.layers.items()}
-    return _Rebuild(found, counts.get, None).model(model)
+    return _Rebuild(found, structure.alive_counts().get, None).model(model)
+
+
+def at_widths(model: Any, widths: Mapping[str, int], example_inputs: Any = None) -> Any:
+    """A fresh model like another one, some of its layers with other widths, wider ones too.
+
+    Args:
+        widths: output channels by layer; layers that are added up need the same.
+
+    Raises:
+        PruningError: naming the layer that has no configuration to change.
+    """
+    return _Rebuild(extract(model, example_inputs), widths.get, None).model(model)
 
 
 def _written_width(found: Extraction, cuts: Cuts, layer: str) -> int | None:
@@ -305,6 +334,7 @@ class _Rebuild:
         return made + self._cut(op.beta) if op.center else made
 
 
+_CONTRACTIONS = ("Conv", "ConvTranspose", "Gemm", "MatMul", "LSTM", "GRU", "RNN")
 _WRITES_BIAS = ("Conv1D", "Conv2D", "Conv3D", "Dense", "Conv2DTranspose")
 
 

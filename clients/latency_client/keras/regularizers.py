@@ -31,6 +31,7 @@ from latency_client.keras.algorithms import (
 from latency_client.keras.extract import Extraction
 from latency_client.keras.network import Network, describe
 from latency_client.keras.penalty import Charges
+from latency_client.keras.prune import prune
 from latency_client.resources import CostArrays, Resource, cost_arrays
 from latency_client.service import FallbackWarning, Source
 from latency_client.strength import strength_sweep, suggested_strength
@@ -104,6 +105,7 @@ class NetworkRegularizer:
         self.threshold = self.default_threshold if threshold is None else float(threshold)
         self._combine, self._weights = combine, _weights(combine, weights, len(names))
         self._decorator = decorator
+        self._model, self._example_inputs = model, example_inputs
         self._refresh_every = refresh_every
         self._steps = 0
         self.algorithm = self._algorithm(**(algorithm or {}))
@@ -168,8 +170,8 @@ class NetworkRegularizer:
         return self._over_devices(self._total(penalties, layers), self._total(costs, None))
 
     def get_cost(self, layers: Sequence[str] | None = None) -> Tensor:
-        """What the network costs without its dead channels, in the resource's unit."""
-        costs, _ = self.evaluate()
+        """What the network costs without its dead channels, in the resource's unit; no gradient."""
+        costs = keras.ops.stop_gradient(self.evaluate()[0])
         return self._over_devices(self._total(costs, layers), self._total(costs, None))
 
     def costs_by_device(self) -> dict[str, float]:
@@ -203,6 +205,15 @@ class NetworkRegularizer:
         if floor or multiple_of != 1:
             return rounded(made, graph, answer, floor=floor, multiple_of=multiple_of)
         return made
+
+    def prune(self, model: Any = None, *, floor: int = 0, multiple_of: int | str = 1) -> Any:
+        """A smaller copy of the model, with the weights that survive; see `prune`.
+
+        Args:
+            model: another one of the same code, an average of weights say; default: the model.
+        """
+        structure = self.structure(floor=floor, multiple_of=multiple_of)
+        return prune(self._model if model is None else model, structure, self._example_inputs)
 
     def alive_counts(self) -> dict[str, int]:
         """Live output channels of every layer that may be pruned, by name."""

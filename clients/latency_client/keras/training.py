@@ -166,7 +166,7 @@ class ExpectedLatency:
     """Seconds that a choice among branches takes on average (ProxylessNAS, Cai et al., 2019).
 
     sum over choices of sum over branches of probability times the branch's latency, differentiable
-    in the probabilities, and in the branches' channels where a branch is a regulariser.
+    in the probabilities. A branch that is a regulariser takes as long as its live channels do.
     """
 
     def __init__(self, choices: Sequence[Sequence[Any]]) -> None:

@@ -1,0 +1,211 @@
+"""From a plain PyTorch model to a pruned, faster one, on the digits of scikit-learn.
+
+    latency-service serve &
+    calibrate --device my-machine --budget 1m
+    python -m examples.digits_torch --device my-machine --also v100
+
+A network of 33 MFLOP is trained, then trained on with MorphNet's GammaLatency penalty until the
+service predicts the asked share of its latency, pruned, and trained a little more. Beside it the
+same share of FLOPs, saved by GammaFlops. Latency is predicted for two devices, and measured with
+onnxruntime on one thread.
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import io
+import warnings
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from examples.digits import Digits, load_digits, measured_s
+from latency_client.torch import (
+    GammaFlopsRegularizer,
+    GammaLatencyRegularizer,
+    NetworkRegularizer,
+    prune,
+)
+
+IMAGE = (1, 1, 8, 8)
+
+
+class CifarNet(nn.Module):
+    """CIFARNet's outline for images of 8x8: convolutions, pooling, two dense layers."""
+
+    def __init__(self, width: int = 128, hidden: int = 128) -> None:
+        super().__init__()
+        self.stem = _block(1, width // 2)
+        self.wide = _block(width // 2, width)
+        self.deep = _block(width, width)
+        self.late = _block(width, width)
+        self.dense = nn.Linear(width * 4, hidden, bias=False)
+        self.dense_norm = nn.BatchNorm1d(hidden)
+        self.classes = nn.Linear(hidden, 10)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, 10) scores of (N, 1, 8, 8) images."""
+        x = self.deep(self.wide(self.stem(x)))
+        x = self.late(F.max_pool2d(x, 2))
+        x = F.max_pool2d(x, 2).flatten(1)
+        scores: Tensor = self.classes(F.relu(self.dense_norm(self.dense(x))))
+        return scores
+
+
+def _block(n_in: int, n_out: int) -> nn.Sequential:
+    return nn.Sequential(
+        nn.Conv2d(n_in, n_out, 3, padding=1, bias=False), nn.BatchNorm2d(n_out), nn.ReLU()
+    )
+
+
+@dataclass
+class Result:
+    """A network at the end of its way."""
+
+    accuracy: float
+    model: nn.Module
+    onnx: bytes
+
+
+def accuracy(model: nn.Module, data: Digits) -> float:
+    """Share of test images that it gets right."""
+    model.eval()
+    with torch.no_grad():
+        scores = model(torch.from_numpy(data.test_images[:, None]))
+    return float((scores.argmax(1).numpy() == data.test_labels).mean())
+
+
+def train(
+    model: nn.Module,
+    data: Digits,
+    epochs: int,
+    seed: int,
+    regularizer: NetworkRegularizer | None = None,
+    strength: float = 0.0,
+    share: float = 1.0,
+    rate: float = 2e-3,
+) -> None:
+    """Train; with a regulariser, until the cost has fallen to the asked share."""
+    generator = torch.Generator().manual_seed(seed)
+    optimizer = torch.optim.Adam(model.parameters(), lr=rate)
+    images, labels = torch.from_numpy(data.images[:, None]), torch.from_numpy(data.labels)
+    steps = -(-len(images) // 64)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, rate, total_steps=epochs * steps)
+    goal = None if regularizer is None else share * float(regularizer.get_cost())
+    for _ in range(epochs):
+        model.train()
+        for rows in torch.randperm(len(images), generator=generator).split(64):
+            # a pixel to and fro makes twice as many images of them
+            shift = [int(k) for k in torch.randint(-1, 2, (2,), generator=generator)]
+            loss = F.cross_entropy(model(images[rows].roll(shift, (2, 3))), labels[rows])
+            if regularizer is not None:
+                loss = loss + strength * regularizer.get_regularization_term()
+            optimizer.zero_grad(set_to_none=True)
+            loss.backward()  # type: ignore[no-untyped-call]
+            optimizer.step()
+            if regularizer is None:
+                schedule.step()
+        if regularizer is not None:
+            regularizer.refresh()
+            if goal is not None and float(regularizer.get_cost()) <= goal:
+                return
+
+
+def to_onnx(model: nn.Module) -> bytes:
+    """The model as an ONNX file for one image."""
+    buffer = io.BytesIO()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        torch.onnx.export(
+            model.eval(), (torch.zeros(IMAGE),), buffer, dynamo=False, opset_version=17
+        )
+    return buffer.getvalue()
+
+
+def slimmed(seed_model: nn.Module, data: Digits, kind: str, options: argparse.Namespace,
+            seed: int) -> Result:  # fmt: skip
+    """Penalise, prune, and train on."""
+    model = copy.deepcopy(seed_model)
+    make: Any = GammaLatencyRegularizer if kind == "latency" else GammaFlopsRegularizer
+    regularizer = make(model, torch.zeros(IMAGE), device=options.device, service=options.service,
+                       threshold=0.02)  # fmt: skip
+    strength = options.strength * regularizer.suggested_strength()
+    train(model, data, options.epochs * 3, seed, regularizer, strength, options.share, rate=3e-3)
+    smaller = prune(model, regularizer.structure(floor=4, multiple_of="device"), torch.zeros(IMAGE))
+    train(smaller, data, options.epochs, seed + 1, rate=2e-3)
+    return Result(accuracy(smaller, data), smaller, to_onnx(smaller))
+
+
+def predicted_s(model: nn.Module, options: argparse.Namespace) -> dict[str, float]:
+    """Latency on both devices by the service."""
+    found = {}
+    for device in (options.device, options.also):
+        regularizer = GammaLatencyRegularizer(
+            model, torch.zeros(IMAGE), device=device, service=options.service, threshold=0.0
+        )
+        found[device] = float(regularizer.get_cost())
+    return found
+
+
+def run(options: argparse.Namespace) -> list[dict[str, Any]]:
+    """All seeds; one row a seed and network."""
+    rows: list[dict[str, Any]] = []
+    for seed in range(options.seeds):
+        torch.manual_seed(seed)
+        data = load_digits(seed)
+        first = CifarNet()
+        train(first, data, options.epochs, seed)
+        results = {"seed network": Result(accuracy(first, data), first, to_onnx(first))}
+        for kind in ("latency", "flops"):
+            results[f"Gamma{kind.title()}"] = slimmed(first, data, kind, options, seed)
+        seconds = measured_s({name: result.onnx for name, result in results.items()})
+        for name, result in results.items():
+            row = {"seed": seed, "network": name, "accuracy": result.accuracy,
+                   "measured_s": seconds[name], **predicted_s(result.model, options)}  # fmt: skip
+            rows.append(row)
+            print(_line(row, options), flush=True)
+    return rows
+
+
+def _line(row: dict[str, Any], options: argparse.Namespace) -> str:
+    return (
+        f"seed {row['seed']}  {row['network']:<13} accuracy {100 * row['accuracy']:5.1f} %  "
+        f"measured {1e6 * row['measured_s']:7.1f} us  predicted "
+        + "  ".join(f"{d} {1e6 * row[d]:7.1f} us" for d in (options.device, options.also))
+    )
+
+
+def report(rows: list[dict[str, Any]]) -> None:
+    """Means over all seeds."""
+    first = [row for row in rows if row["network"] == "seed network"]
+    for name in dict.fromkeys(row["network"] for row in rows):
+        own = [row for row in rows if row["network"] == name]
+        faster = [a["measured_s"] / b["measured_s"] for a, b in zip(own, first, strict=True)]
+        lost = [b["accuracy"] - a["accuracy"] for a, b in zip(own, first, strict=True)]
+        mean = 100 * float(np.mean([row["accuracy"] for row in own]))
+        print(
+            f"mean of {len(own)}: {name:<13} accuracy {mean:.1f} % "
+            f"({-100 * np.mean(lost):+.1f} points), {np.mean(faster):.2f} of the seed's latency"
+        )
+
+
+def parse(words: list[str] | None = None) -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--service", default="http://127.0.0.1:8000")
+    parser.add_argument("--device", default="my-machine", help="the one to be fast on")
+    parser.add_argument("--also", default="v100", help="another one to predict for")
+    parser.add_argument("--seeds", type=int, default=1)
+    parser.add_argument("--epochs", type=int, default=12)
+    parser.add_argument("--share", type=float, default=0.4, help="of the cost that is to be left")
+    parser.add_argument("--strength", type=float, default=1.0, help="in units of 1 / cost")
+    return parser.parse_args(words)
+
+
+if __name__ == "__main__":
+    report(run(parse()))
