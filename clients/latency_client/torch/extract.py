@@ -14,7 +14,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from latency_client.errors import GraphError, OptionError, UnsupportedOperatorError
+from latency_client.errors import (
+    GraphError,
+    LatencyClientError,
+    OptionError,
+    UnsupportedOperatorError,
+)
 from latency_client.graph import GraphBuilder, LayerGraph
 from latency_client.torch import operators
 from latency_client.torch.gates import bypassed
@@ -92,7 +97,12 @@ def extract(
     trace = Trace(GraphBuilder(type(model).__name__), unknown_ops == "freeze")
     _declare(trace, model, args, kwargs, batch_axis)
     with _restored(model), bypassed(model):
-        result = run(model, trace, args, kwargs)
+        try:
+            result = run(model, trace, args, kwargs)
+        except LatencyClientError:
+            raise
+        except Exception as error:  # whatever the user's code raises
+            raise GraphError(_does_not_run(model, trace.path, (args, kwargs), error)) from error
     if trace.unknown and not trace.freeze_unknown:
         raise UnsupportedOperatorError(_unknown(trace.unknown), tuple(dict.fromkeys(trace.unknown)))
     outputs = []
@@ -108,6 +118,16 @@ def extract(
         {layer: path for layer, path in trace.owners.items() if layer in kept},
         trace.named,
         scaled,
+    )
+
+
+def _does_not_run(model: nn.Module, path: str, inputs: Any, error: Exception) -> str:
+    shapes = ", ".join(str(list(tensor.shape)) for tensor in tensors_in(inputs)) or "no tensors"
+    where = f"in module {path!r}" if path else "in its own forward"
+    return (
+        f"{type(model).__name__} cannot be run on the example inputs ({shapes}): {where}, "
+        f"{type(error).__name__}: {error}. Pass example_inputs of the shapes that the model takes; "
+        "batch_axis says which axis of theirs is the batch"
     )
 
 
