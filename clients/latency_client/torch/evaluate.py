@@ -71,8 +71,9 @@ class ChannelTensors:
         taken = flat[self.entries]
         if self.channels is None:
             return taken
-        empty = taken.new_zeros(self.group_of.shape[0])
-        return empty.scatter_reduce(0, self.channels, taken, "amax", include_self=False)
+        # below every entry: PyTorch lets the start take part in ties, even where it is left out
+        start = taken.new_full((self.group_of.shape[0],), -torch.inf)
+        return start.scatter_reduce(0, self.channels, taken, "amax")
 
     def any_on(self, flat: Tensor) -> Tensor:
         """(C,) probability that any entry of a channel is on: 1 - prod(1 - p)."""

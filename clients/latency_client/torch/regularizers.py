@@ -224,6 +224,12 @@ class NetworkRegularizer:
             costs, _ = self._layerwise()
             return self._combined(self._only(costs, layers), costs)
 
+    def full_cost(self) -> Tensor:
+        """What the network costs with every channel alive."""
+        sizes = torch.from_numpy(self.channels.sizes)
+        costs, _ = CostTensors.of(self.arrays, sizes.device).evaluate(sizes, sizes)
+        return self._combined(costs, costs)
+
     def costs_by_device(self) -> dict[str, float]:
         """The cost on every device by its name."""
         with torch.no_grad():
