@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import copy
+import io
+import pickle
+import warnings
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -29,9 +33,8 @@ from latency_client.torch import (  # noqa: E402
     rebuild,
 )
 from latency_client.torch.network import Network, describe  # noqa: E402
+from latency_client.torch.vanished import Vanished  # noqa: E402
 from tests.parity import torch_networks as zoo  # noqa: E402
-
-ATTENTION = {"vit", "text"}
 
 
 def transformer() -> nn.Module:
@@ -138,20 +141,6 @@ EXAMPLES = {
 }
 
 
-def resize_heads(module: Any, axes: Mapping[str, tuple[int, int]]) -> None:
-    """The attention of the zoo takes its depth from the width of its input."""
-    kept = next(after for before, after in axes.values() if before == module.heads)
-    depth = module.qkv.in_features // module.heads
-
-    def forward(x: Tensor) -> Tensor:
-        qkv = module.qkv(x).unflatten(-1, (3, kept, depth)).permute(2, 0, 3, 1, 4)
-        weights = torch.softmax(qkv[0] @ qkv[1].transpose(-2, -1) * depth**-0.5, -1)
-        out: Tensor = module.out((weights @ qkv[2]).transpose(1, 2).flatten(2))
-        return out
-
-    module.forward = forward
-
-
 @pytest.fixture(scope="module")
 def networks(service: HttpService) -> Callable[[str], Network]:
     known: dict[str, Network] = {}
@@ -188,9 +177,8 @@ def test_a_pruned_model_gives_the_masked_models_outputs(
     structure = random_structure(network, seed)
     example = EXAMPLES[name]
     inputs = example.inputs(3)
-    hooks: Any = {zoo.Attention: resize_heads} if name in ATTENTION else None
     before = {key: value.clone() for key, value in network.model.state_dict().items()}
-    smaller = prune(network.model, structure, example.inputs(1), resize=hooks)
+    smaller = prune(network.model, structure, example.inputs(1))
     full = masked(network.model, structure, example.inputs(1))
 
     with torch.no_grad():
@@ -223,6 +211,10 @@ def test_branches_that_die_are_removed(
     except errors.PruningError as refused:
         if "no live channel leads" not in str(refused):
             raise
+        full, others = masked(network.model, structure, inputs), EXAMPLES[name].inputs(1)
+        with torch.no_grad():
+            pairs = zip(_tuple(full(*inputs)), _tuple(full(*others)), strict=True)
+            assert any(torch.allclose(a, b) for a, b in pairs)
         return
     full = masked(network.model, structure, inputs)
     with torch.no_grad():
@@ -245,6 +237,51 @@ def test_a_dead_branch_leaves_its_shortcut_and_no_convolution(
     assert torch.allclose(full(x), smaller(x), atol=1e-5)
     assert not any(module.training for module in smaller.modules())
     smaller.train()(x).sum().backward()
+
+
+WINDOWS = [
+    nn.Conv2d(3, 5, 3, 2, 1), nn.Conv2d(3, 5, (3, 5), padding="same", dilation=2),
+    nn.Conv1d(3, 5, 4, padding="valid"), nn.ConvTranspose2d(3, 5, 3, 2, 1, output_padding=1),
+    nn.ConvTranspose1d(3, 5, 4, dilation=2), nn.Conv3d(3, 5, 2, (1, 2, 1)),
+    nn.MaxPool2d(3, 2, 1, ceil_mode=True), nn.AvgPool2d((3, 2), ceil_mode=True),
+    nn.MaxPool1d(2, dilation=3, stride=1), nn.AdaptiveAvgPool2d((None, 3)),
+    nn.AdaptiveMaxPool3d(2), nn.Upsample(scale_factor=1.5), nn.Upsample(size=(13, 5)),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("window", WINDOWS, ids=repr)
+def test_a_stand_in_writes_the_size_of_what_it_stands_for(window: nn.Module) -> None:
+    rank = next((n for n in (1, 3) if f"{n}d" in type(window).__name__), 2)
+    x = torch.randn(2, 3, *(7, 11, 5)[:rank])
+    assert Vanished("", window)(x[:, :0]).shape == (2, 0, *window(x).shape[2:])
+
+
+@pytest.mark.parametrize("lost", [{5}, {7}, {5, 7}])
+def test_a_model_with_dead_branches_goes_on(
+    networks: Callable[[str], Network], service: HttpService, lost: set[int]
+) -> None:
+    ort = pytest.importorskip("onnxruntime")
+    network, inputs = networks("dies"), EXAMPLES["dies"].inputs(1)
+    masks = {
+        group.id: np.zeros(group.size, dtype=np.bool_)
+        for group in network.answer.groups
+        if group.prunable and group.size in lost
+    }
+    structure = make_structure(network.extraction.graph, network.answer, masks)
+    smaller = prune(network.model, structure, inputs)
+    wanted = smaller(*inputs).detach().numpy()
+    # it can be copied, written, exported, and extracted again
+    for again in (copy.deepcopy(smaller), pickle.loads(pickle.dumps(smaller))):
+        assert np.array_equal(again(*inputs).detach().numpy(), wanted)
+    file = io.BytesIO()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        torch.onnx.export(smaller, inputs, file, dynamo=False, input_names=["x"])
+    session = ort.InferenceSession(file.getvalue(), providers=["CPUExecutionProvider"])
+    (got,) = session.run(None, {"x": inputs[0].numpy()})
+    assert np.abs(got - wanted).max() <= 1e-4 * np.abs(wanted).max()
+    again_described = describe(smaller, inputs, ["v100"], service)
+    assert again_described.answer.latency_s < network.answer.latency_s
 
 
 def test_heads_whose_rows_are_small_go(service: HttpService) -> None:
@@ -286,10 +323,82 @@ def test_modules_say_their_new_sizes(networks: Callable[[str], Network]) -> None
     torch.nn.utils.parameters_to_vector(smaller.parameters())
 
 
-def test_code_with_numbers_of_heads_in_it_is_named(networks: Callable[[str], Network]) -> None:
-    network = networks("vit")
-    with pytest.raises(errors.PruningError, match=r"'layers\.0\.attention'.*resize="):
-        prune(network.model, random_structure(network, 0), EXAMPLES["vit"].inputs(1))
+class Slices(nn.Module):
+    """Takes channels by numbers in its code, which no reshape shows."""
+
+    def __init__(self, split: bool) -> None:
+        super().__init__()
+        self.conv = zoo.conv_bn(3, 12, 1)
+        self.head = nn.Conv2d(5, 7, 1)
+        self.split, self.first = split, 5
+
+    def forward(self, x: Tensor):
+        x = self.conv(x)
+        return self.head(x.split([self.first, 7], 1)[0] if self.split else x[:, : self.first])
+
+
+def first_channels(service: HttpService, split: bool) -> tuple[nn.Module, Structure, Any]:
+    model, inputs = Slices(split).eval(), (torch.randn(1, 3, 7, 11),)
+    network = describe(model, inputs, ["v100"], service)
+    masks = {g.id: np.arange(g.size) > 0 for g in network.answer.groups if g.prunable}
+    return model, make_structure(network.extraction.graph, network.answer, masks), inputs
+
+
+def test_splits_by_numbers_name_what_is_left(service: HttpService) -> None:
+    model, structure, inputs = first_channels(service, split=True)
+    smaller = prune(model, structure, inputs)
+    assert smaller.get_submodule("head").in_channels == 4
+    for again in (copy.deepcopy(smaller), pickle.loads(pickle.dumps(smaller))):
+        assert torch.equal(again(*inputs), smaller(*inputs))
+
+
+def test_slices_by_numbers_are_named(service: HttpService) -> None:
+    model, structure, inputs = first_channels(service, split=False)
+    with pytest.raises(errors.PruningError, match=r"resize=|'head'"):
+        prune(model, structure, inputs)
+
+    def resize(module: Any, axes: Mapping[str, tuple[int, int]]) -> None:
+        raise AssertionError("no reshape shows the slice")
+
+    with pytest.raises(errors.PruningError, match="fewer channels"):
+        prune(model, structure, inputs, resize={Slices: resize})
+
+
+def test_a_hook_changes_a_module_in_the_place_of_its_calls(
+    networks: Callable[[str], Network],
+) -> None:
+    network, inputs = networks("gpt"), EXAMPLES["gpt"].inputs(1)
+    structure = random_structure(network, 1)
+
+    def resize(module: Any, axes: Mapping[str, tuple[int, int]]) -> None:
+        # the heads are the third axis of every view
+        (change,) = {extents for extents in axes.values() if extents[0] == 3}
+        module.heads = change[1]
+
+    smaller = prune(network.model, structure, inputs, resize={GPT: resize})
+    assert "forward" not in vars(smaller)
+    assert torch.allclose(smaller(*inputs), prune(network.model, structure, inputs)(*inputs))
+
+
+@pytest.mark.parametrize("name", ["gpt", "vit", "text", "transformer"])
+def test_models_with_fewer_heads_can_be_copied_compiled_and_exported(
+    networks: Callable[[str], Network], name: str
+) -> None:
+    network, inputs = networks(name), EXAMPLES[name].inputs(1)
+    smaller = prune(network.model, random_structure(network, 1), inputs)
+    wanted = _tuple(smaller(*inputs))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        versions = (
+            copy.deepcopy(smaller),
+            pickle.loads(pickle.dumps(smaller)),
+            torch.compile(smaller, backend="aot_eager"),
+            torch.export.export(smaller, inputs).module(),
+            torch.jit.trace(smaller, inputs),
+        )
+        for version in versions:
+            for a, b in zip(wanted, _tuple(version(*inputs)), strict=True):
+                assert torch.allclose(a, b, rtol=1e-4, atol=1e-5)
 
 
 def test_a_structure_from_other_code_is_refused(networks: Callable[[str], Network]) -> None:

@@ -101,6 +101,10 @@ class Cuts:
         kept = by_axis.setdefault(own, np.ones(size, dtype=np.bool_))
         kept[positions + piece.starts[axis]] = False
 
+    def is_gone(self, name: str) -> bool:
+        """Whether nothing stays of some axis of a tensor."""
+        return any(not kept.any() for kept in self.kept.get(name, {}).values())
+
     def applied(self, name: str, tensor: Tensor) -> Tensor:
         """What stays of a tensor."""
         for axis, kept in self.kept.get(name, {}).items():

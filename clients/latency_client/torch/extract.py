@@ -14,10 +14,16 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from latency_client.errors import GraphError, OptionError, UnsupportedOperatorError
+from latency_client.errors import (
+    GraphError,
+    LatencyClientError,
+    OptionError,
+    UnsupportedOperatorError,
+)
 from latency_client.graph import GraphBuilder, LayerGraph
 from latency_client.torch import operators
 from latency_client.torch.gates import bypassed
+from latency_client.torch.reshapes import Named
 from latency_client.torch.trace import Trace, dtype_name, run
 from latency_client.torch.values import Activation, Piece
 
@@ -29,12 +35,14 @@ class Extraction:
     Attributes:
         pieces: per layer and role, the parameters and buffers of the model that it uses.
         owners: per layer, the path of the module that it happens in.
+        named: per module, the calls of its code that name extents, in order.
         batch_size: to ask the service for; None: the graph has it already.
     """
 
     graph: LayerGraph
     pieces: Mapping[tuple[str, str], tuple[Piece, ...]]
     owners: Mapping[str, str]
+    named: Mapping[str, Sequence[Named]]
     batch_size: int | None
 
 
@@ -89,7 +97,12 @@ def extract(
     trace = Trace(GraphBuilder(type(model).__name__), unknown_ops == "freeze")
     _declare(trace, model, args, kwargs, batch_axis)
     with _restored(model), bypassed(model):
-        result = run(model, trace, args, kwargs)
+        try:
+            result = run(model, trace, args, kwargs)
+        except LatencyClientError:
+            raise
+        except Exception as error:  # whatever the user's code raises
+            raise GraphError(_does_not_run(model, trace.path, (args, kwargs), error)) from error
     if trace.unknown and not trace.freeze_unknown:
         raise UnsupportedOperatorError(_unknown(trace.unknown), tuple(dict.fromkeys(trace.unknown)))
     outputs = []
@@ -103,7 +116,18 @@ def extract(
         graph,
         {key: pieces for key, pieces in trace.pieces.items() if key[0] in kept},
         {layer: path for layer, path in trace.owners.items() if layer in kept},
+        trace.named,
         scaled,
+    )
+
+
+def _does_not_run(model: nn.Module, path: str, inputs: Any, error: Exception) -> str:
+    shapes = ", ".join(str(list(tensor.shape)) for tensor in tensors_in(inputs)) or "no tensors"
+    where = f"in module {path!r}" if path else "in its own forward"
+    return (
+        f"{type(model).__name__} cannot be run on the example inputs ({shapes}): {where}, "
+        f"{type(error).__name__}: {error}. Pass example_inputs of the shapes that the model takes; "
+        "batch_axis says which axis of theirs is the batch"
     )
 
 

@@ -8,28 +8,26 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Mapping
+from itertools import pairwise
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 
 from latency_client.errors import PruningError
-from latency_client.structure import Structure, check_structure
+from latency_client.graph import Layer
+from latency_client.structure import BoolArray, Structure, check_structure
 from latency_client.torch.attention import PrunedMultiheadAttention, pruned_attention
-from latency_client.torch.cuts import Cuts, mask_
+from latency_client.torch.cuts import Cuts, dead_members, mask_
 from latency_client.torch.extract import Extraction, extract, tensors_in, unwrapped, with_rows
 from latency_client.torch.gates import fold_gates
-from latency_client.torch.vanished import Constant, Vanished
+from latency_client.torch.reshapes import AdjustedForward, Change
+from latency_client.torch.vanished import WINDOWED, Constant, Vanished
 
 Resize = Callable[[nn.Module, Mapping[str, tuple[int, int]]], None]
-
-_POOLS = (
-    nn.MaxPool1d, nn.MaxPool2d, nn.MaxPool3d, nn.AvgPool1d, nn.AvgPool2d, nn.AvgPool3d,
-    nn.AdaptiveAvgPool1d, nn.AdaptiveAvgPool2d, nn.AdaptiveAvgPool3d, nn.AdaptiveMaxPool1d,
-    nn.AdaptiveMaxPool2d, nn.AdaptiveMaxPool3d, nn.Upsample,
-)  # fmt: skip
 
 
 def prune(
@@ -47,9 +45,9 @@ def prune(
     Gates are folded into the scales before them.
 
     Args:
-        resize: for modules of a type, or at a path, whose code has numbers of channels or heads in
-            it that are no constructor's: gets the module of the copy and, per axis that a reshape
-            of it names, (extent before, extent after), and sets its attributes.
+        resize: for modules of a type, or at a path, whose code counts channels or heads in a way
+            that reshapes and splits do not show: gets the module of the copy and, per axis that a
+            reshape of it names, (extent before, extent after), and changes the module.
         tolerance: greatest difference between its outputs and those of the masked model, relative
             to their largest value.
 
@@ -74,7 +72,7 @@ def prune(
     check_structure(structure, extraction.graph)
     cuts = Cuts(original, extraction, structure)
     smaller = copy.deepcopy(original)
-    _refuse_severed(extraction, structure)
+    _refuse_severed(extraction, cuts)
     _Surgeon(smaller, extraction, cuts).run()
     _resize(smaller, extraction, structure, resize or {})
     mask_(original, extraction, structure)
@@ -203,31 +201,22 @@ class _Surgeon:
     def _remove_vanished(self) -> None:
         """Put stand-ins where a layer writes or reads no channel any more."""
         dead = self._dead_tensors()
-        reads = {self.extraction.owners[layer.name]: layer for layer in self.extraction.graph.layers
-                 if layer.inputs and all(tensor in dead for tensor in layer.inputs)}  # fmt: skip
+        reads = {
+            self.extraction.owners[layer.name]
+            for layer in self.extraction.graph.layers
+            if layer.inputs and all(tensor in dead for tensor in layer.inputs)
+        }
         for path, module in list(self.model.named_modules()):
-            old = self.before.get(path)
-            if isinstance(module, _ConvNd) and isinstance(old, _ConvNd):
-                whole = self._whole(old, path)
-                if module.out_channels == 0 or (module.groups == 0):
-                    _replace(self.model, path, Vanished(whole, old.in_channels))
+            if isinstance(module, _ConvNd):
+                if module.out_channels == 0 or module.groups == 0:
+                    _replace(self.model, path, Vanished(path, module))
                 elif module.in_channels == 0:
-                    stand_in = Constant(whole, old.in_channels, module.bias, module.out_channels)
+                    stand_in = Constant(path, module, module.bias, module.out_channels)
                     _replace(self.model, path, stand_in)
             elif _normalises_nothing(module):
                 _replace(self.model, path, nn.Identity())
-            elif isinstance(module, _POOLS) and path in reads:
-                shape = self.extraction.graph.shapes[reads[path].inputs[0]]
-                _replace(self.model, path, Vanished(module, shape[1]))
-
-    def _whole(self, old: nn.Module, path: str) -> nn.Module:
-        """The module as it was, for the shapes that it gives."""
-        restored = _as_it_is(old)
-        restored._parameters = {
-            name: self.cuts._tensors.get(f"{path}.{name}" if path else name)  # type: ignore[misc]
-            for name in old._parameters
-        }
-        return restored
+            elif isinstance(module, WINDOWED) and path in reads:
+                _replace(self.model, path, Vanished(path, module))
 
     def _dead_tensors(self) -> set[str]:
         """Tensors of which no channel is left."""
@@ -263,14 +252,12 @@ def _replace(model: nn.Module, path: str, module: nn.Module) -> None:
     setattr(model.get_submodule(parent), name, module)
 
 
-def _refuse_severed(extraction: Extraction, structure: Structure) -> None:
+def _refuse_severed(extraction: Extraction, cuts: Cuts) -> None:
     """See that something still leads from the inputs to the outputs."""
     gone = {
-        member.layer
-        for group, mask in structure.masks.items()
-        if mask.size and not mask.any()
-        for member in structure.members[group]
-        if member.role == "weight"
+        layer
+        for (layer, role), pieces in extraction.pieces.items()
+        if role == "weight" and any(cuts.is_gone(piece.name) for piece in pieces)
     }
     graph = extraction.graph
     reached = {tensor.name for tensor in graph.inputs}
@@ -291,37 +278,63 @@ def _resize(
     structure: Structure,
     hooks: Mapping[type[nn.Module] | str, Resize],
 ) -> None:
-    """Numbers of heads and the like that modules keep for their reshapes."""
-    changed: dict[str, dict[str, tuple[int, int]]] = {}
-    for group, mask in structure.masks.items():
-        if mask.all():
-            continue
-        for member in structure.members[group]:
-            if member.role not in ("input", "output"):
-                continue
-            layer = extraction.graph.by_name[member.layer]
-            tensor = layer.inputs[0] if member.role == "input" else layer.outputs[0].name
-            extent = extraction.graph.shapes[tensor][member.axis]
-            lost = member.positions(mask.size)[~mask].size
-            axes = changed.setdefault(extraction.owners[layer.name], {})
-            key = f"{layer.name}.{member.role}[{member.axis}]"
-            before, after = axes.get(key, (extent, extent))
-            axes[key] = (before, after - lost)
-    for path, axes in changed.items():
+    """Let modules name what is left of heads and channels in their reshapes and splits."""
+    left = _extents_left(extraction, structure)
+    for path, calls in extraction.named.items():
         module = model.get_submodule(path)
+        own = {place: call for place, call in enumerate(calls) if call.layer in left}
+        if not own or isinstance(module, PrunedMultiheadAttention):
+            continue
         hook = hooks.get(path) or hooks.get(type(module))
         if hook is not None:
+            axes = {
+                f"{call.layer}[{axis}]": (before, int(kept.sum()))
+                for call in own.values()
+                for axis, (before, kept) in left[call.layer].items()
+            }
             hook(module, axes)
-        elif not type(module).__module__.startswith(("torch.", "latency_client.")):
-            _resize_attributes(module, axes)
+            continue
+        changes = {
+            place: _change(call.kind, extraction.graph.by_name[call.layer], left[call.layer])
+            for place, call in own.items()
+        }
+        module.forward = AdjustedForward(module, changes)
 
 
-def _resize_attributes(module: nn.Module, axes: Mapping[str, tuple[int, int]]) -> None:
-    """Whole numbers of a module that equal an extent its reshapes name become the new extent."""
-    extents = dict(axes.values())
-    for name, value in list(vars(module).items()):
-        if type(value) is int and value in extents and not name.startswith("_"):
-            setattr(module, name, extents[value])
+_Axes = dict[int, tuple[int, BoolArray]]
+
+
+def _extents_left(extraction: Extraction, structure: Structure) -> dict[str, _Axes]:
+    """Per layer that reshapes or splits and axis: its extent, and which positions stay.
+
+    Axes are of what a Reshape writes and of what a Split reads.
+    """
+    found: dict[str, _Axes] = {}
+    for dead in dead_members(structure):
+        member = dead.member
+        layer = extraction.graph.by_name[member.layer]
+        if (layer.op, member.role) == ("Reshape", "output"):
+            shape = layer.outputs[0].shape
+        elif (layer.op, member.role) == ("Split", "input"):
+            shape = extraction.graph.shapes[layer.inputs[0]]
+        else:
+            continue
+        axes = found.setdefault(layer.name, {})
+        extent = shape[member.axis]
+        _, kept = axes.setdefault(member.axis, (extent, np.ones(extent, dtype=np.bool_)))
+        kept[dead.positions] = False
+    return found
+
+
+def _change(kind: str, layer: Layer, axes: _Axes) -> Change:
+    if layer.op == "Split":
+        axis = int(layer.attributes["axis"])
+        _, kept = axes[axis]
+        ends = np.cumsum([0, *layer.attributes["split"]])
+        sizes = [int(kept[a:b].sum()) for a, b in pairwise(ends)]
+        return Change(kind, sizes=tuple(sizes))
+    extents = {axis: int(kept.sum()) for axis, (_, kept) in axes.items()}
+    return Change(kind, layer.outputs[0].shape, extents)
 
 
 def _compare(

@@ -20,6 +20,7 @@ from torch.utils._pytree import tree_leaves
 
 from latency_client.graph import GraphBuilder, Parameter
 from latency_client.torch.gates import Gate
+from latency_client.torch.reshapes import Named, Recorder
 from latency_client.torch.values import Activation, Constant, Piece, Value
 
 Translation = Callable[["Call"], "Sequence[Value]"]
@@ -150,6 +151,7 @@ class Trace:
         pieces: per layer and role, what of the model it has learned.
         owners: per layer the path of the module that it happens in.
         unknown: (operation, path) that have no translation.
+        named: per module, the calls of its code that name extents.
     """
 
     builder: GraphBuilder
@@ -157,6 +159,7 @@ class Trace:
     pieces: dict[tuple[str, str], tuple[Piece, ...]] = field(default_factory=dict)
     owners: dict[str, str] = field(default_factory=dict)
     unknown: list[tuple[str, str]] = field(default_factory=list)
+    named: dict[str, list[Named]] = field(default_factory=dict)
     # tensors are kept: the id of one that is gone would name another
     _values: dict[int, tuple[Tensor, Value]] = field(default_factory=dict)
     _views: dict[int, Tensor] = field(default_factory=dict)
@@ -178,6 +181,12 @@ class Trace:
         value = self.value(tensor)
         assert not isinstance(value, Activation)
         return value
+
+    def layer_of(self, result: Any) -> str:
+        """The layer that has written a result, or the first of several; "" if none has."""
+        first = result[0] if isinstance(result, list | tuple) and result else result
+        value = self.value(first) if isinstance(first, Tensor) else None
+        return value.name.partition(":")[0] if isinstance(value, Activation) else ""
 
     @property
     def path(self) -> str:
@@ -389,5 +398,7 @@ def run(model: nn.Module, trace: Trace, args: Sequence[Any], kwargs: dict[str, A
         trace.set(parameter, Piece.whole(name, tuple(parameter.shape), learned=True))
     for name, buffer in model.named_buffers():
         trace.set(buffer, Piece.whole(name, tuple(buffer.shape), learned=False))
-    with torch.inference_mode(), module_names(model, trace), _Mode(trace):
+    recorder = Recorder(lambda: trace.path, trace.layer_of)
+    trace.named = recorder.calls
+    with torch.inference_mode(), module_names(model, trace), _Mode(trace), recorder:
         return model(*args, **kwargs)
