@@ -42,7 +42,7 @@ clean:
 # the Python that they ask for does not matter.
 .venv/full: .venv/bin/python pyproject.toml clients/pyproject.toml constraints.txt tests/third-party-models.txt
 	$(BIN)/pip install --quiet --constraint constraints.txt \
-		--editable '.[dev,figures,postgres,torch]' --editable './clients[torch,keras]'
+		--editable '.[dev,examples,figures,postgres,torch]' --editable './clients[torch,keras,tensorboard]'
 	rm -rf .venv/third-party-models
 	$(BIN)/pip install --quiet --no-deps --ignore-requires-python --target .venv/third-party-models \
 		--requirement tests/third-party-models.txt

@@ -29,6 +29,8 @@ _ALIKE_SPREAD = 2.0
 _IN_ROWS = ("Conv/", "ReorderInput", "ReorderOutput")
 # A kernel that starts sooner in a network still takes this share of its time.
 _LEAST_SHARE = 0.3
+# How many multiples of the hardware's step a slope looks down to find one that pays.
+_STEPS_DOWN = 4
 # No interval is given where kernels that were not measured take a larger share than this.
 _MOST_UNKNOWN = 0.05
 
@@ -131,26 +133,30 @@ class Predictor:
         return self._at(n_in, n_out, alive)
 
     def slopes(self, counts: FloatArray, step: float, of_inputs: bool) -> FloatArray:
-        """(L,) seconds per live input (or output) channel, down to the last multiple of a step.
+        """(L,) seconds per live input (or output) channel, down to a lower multiple of a step.
 
-        At a multiple itself the secant reaches down to the one below. Never negative.
+        The next one below; where the layer is no faster there, the first of the following ones at
+        which it is: pruning goes on past a step that pays nothing. Never negative.
         """
         n_in, n_out, alive = live_counts(self.costs, counts)
         live = n_in if of_inputs else n_out
-        lower = np.maximum((np.ceil(live / step) - 1.0) * step, 0.0)
-        lower = np.where(lower > 0, lower, np.minimum(live, 1.0))
-        less = (lower, n_out) if of_inputs else (n_in, lower)
         now = self._at(n_in, n_out, alive)
         constants = self._constant_bytes(now.dims) * self.kernels.times * alive[self.kernels.layers]
         kept = float(self.efficiency.kept_share(constants.sum()))
-        saved = now.seconds - self._at(less[0], less[1], alive, kept).seconds
-        by_layer = np.zeros(len(live))
-        np.add.at(by_layer, self.kernels.layers, saved)
-        gap = live - lower
-        result: FloatArray = np.where(
-            gap > 0, np.maximum(by_layer, 0.0) / np.maximum(gap, 1.0), 0.0
-        )
-        return result
+        found = np.zeros(len(live))
+        for steps in range(1, _STEPS_DOWN + 1):
+            lower = np.maximum((np.ceil(live / step) - steps) * step, 0.0)
+            lower = np.where(lower > 0, lower, np.minimum(live, 1.0))
+            less = (lower, n_out) if of_inputs else (n_in, lower)
+            by_layer = np.zeros(len(live))
+            saved = now.seconds - self._at(less[0], less[1], alive, kept).seconds
+            np.add.at(by_layer, self.kernels.layers, saved)
+            gap = live - lower
+            secant = np.where(gap > 0, np.maximum(by_layer, 0.0) / np.maximum(gap, 1.0), 0.0)
+            found = np.where(found > 0, found, secant)
+            if found.all():
+                break
+        return found
 
     def bandwidths(self, working_set: FloatArray) -> FloatArray:
         """(L,) bytes per second of the smallest memory that holds (L,) bytes."""

@@ -10,7 +10,7 @@ import pytest
 
 keras = pytest.importorskip("keras")
 
-from latency_client.keras import regularizers  # noqa: E402
+from latency_client.keras import family  # noqa: E402
 from latency_client.service import HttpService  # noqa: E402
 from tests.parity.morphnet_networks import gammas, group_lasso_weights, networks  # noqa: E402
 
@@ -82,7 +82,7 @@ def regularizer_for(
     algorithm = "GroupLasso" if "l1_fraction" in network else "Gamma"
     if algorithm == "GroupLasso":
         options["l1_fraction"] = network["l1_fraction"]
-    return getattr(regularizers, f"{algorithm}{kind}Regularizer")(
+    return getattr(family, f"{algorithm}{kind}Regularizer")(
         model,
         None,
         service=service,

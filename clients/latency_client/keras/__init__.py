@@ -14,11 +14,10 @@ from latency_client.keras import (  # noqa: F401
     operations,
     shaping,
 )
+from latency_client.keras.adapt import adapt, expand, meter_of, shrink_to
 from latency_client.keras.budget import measure_widths
 from latency_client.keras.extract import Extraction, extract, register_layer
-from latency_client.keras.gates import Gate, add_gates
-from latency_client.keras.prune import at_widths, masked, prune, rebuild
-from latency_client.keras.regularizers import (
+from latency_client.keras.family import (
     GammaActivationRegularizer,
     GammaFlopsRegularizer,
     GammaLatencyRegularizer,
@@ -31,8 +30,10 @@ from latency_client.keras.regularizers import (
     LogisticSigmoidFlopsRegularizer,
     LogisticSigmoidLatencyRegularizer,
     LogisticSigmoidModelSizeRegularizer,
-    NetworkRegularizer,
 )
+from latency_client.keras.gates import Gate, add_gates
+from latency_client.keras.prune import at_widths, masked, prune, rebuild
+from latency_client.keras.regularizers import NetworkRegularizer
 from latency_client.keras.training import (
     ExpectedLatency,
     PenalizedModel,
@@ -62,14 +63,18 @@ __all__ = [
     "PenalizedModel",
     "PenaltyCallback",
     "StructureExporter",
+    "adapt",
     "add_gates",
     "at_widths",
+    "expand",
     "extract",
     "masked",
     "measure_widths",
+    "meter_of",
     "prune",
     "rebuild",
     "register_layer",
+    "shrink_to",
     "with_penalty",
     "write_summaries",
 ]

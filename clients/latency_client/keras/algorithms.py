@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 import keras
 
@@ -25,6 +25,11 @@ Decorator = Callable[[str, Tensor], Tensor]
 
 class Algorithm(Protocol):
     """How strong each channel is, and whether it lives."""
+
+    @property
+    def deciding(self) -> Algorithm:
+        """The one whose vectors decide which channels live; mostly itself."""
+        ...
 
     def sources(self, found: Extraction) -> Mapping[SourceKey, int]:
         """Length of every vector of strengths that the model has."""
@@ -49,6 +54,11 @@ class Algorithm(Protocol):
 
 class _Largest:
     """A channel is as strong as the strongest of its entries."""
+
+    @property
+    def deciding(self) -> Algorithm:
+        """Itself."""
+        return cast(Algorithm, self)
 
     def alive(self, charges: Charges, flat: Tensor, threshold: float) -> Tensor:
         """Strictly above the threshold."""
@@ -154,11 +164,25 @@ def _norms(binding: Binding, axis: int, l1_fraction: float) -> Tensor:
 
 
 class LogisticSigmoid:
-    """Probabilities that the gates of a model let a channel through (FiGS; MorphNet).
+    """Gates of a model that let channels through or not (FiGS; MorphNet).
 
-    MorphNet charges one sample of each gate by default, this the probability that the sample is
-    drawn from: the same on average, and a function of the variables alone.
+    Attributes:
+        regularize_on_mask: a channel is as strong as the last sample of its gates; False: as the
+            probability that the sample is drawn from.
+        mask_as_alive_vector: it lives by the last sample; False: by the probability.
     """
+
+    def __init__(self, regularize_on_mask: bool = True, mask_as_alive_vector: bool = True) -> None:
+        """Choose what is charged and what decides."""
+        self.regularize_on_mask = regularize_on_mask
+        self.mask_as_alive_vector = mask_as_alive_vector
+
+    @property
+    def deciding(self) -> Algorithm:
+        """The same on what decides."""
+        if self.mask_as_alive_vector == self.regularize_on_mask:
+            return self
+        return LogisticSigmoid(self.mask_as_alive_vector, self.mask_as_alive_vector)
 
     def _gates(self, found: Extraction) -> dict[SourceKey, Any]:
         gates = {}
@@ -177,9 +201,10 @@ class LogisticSigmoid:
         return {key: int(gate.logits.shape[0]) for key, gate in self._gates(found).items()}
 
     def vector(self, found: Extraction, key: SourceKey) -> Tensor:
-        """sigmoid(logit)."""
-        binding = found.bindings[key.layer, "gate"]
-        return keras.ops.sigmoid(binding.view.tensor(_float32(binding.variable)))
+        """The last sample, or sigmoid(logit)."""
+        gate = found.gates[key.layer]
+        vector = gate.last_mask() if self.regularize_on_mask else gate.probabilities()
+        return found.bindings[key.layer, "gate"].view.tensor(vector)
 
     def alive(self, charges: Charges, flat: Tensor, threshold: float) -> Tensor:
         """At or above the threshold, as in MorphNet."""

@@ -14,7 +14,7 @@ import numpy as np
 
 from latency_client.channels import NORMALISATIONS, written_axis
 from latency_client.errors import PruningError
-from latency_client.keras.extract import Extraction
+from latency_client.keras.extract import GATE_ROLES, Extraction
 from latency_client.keras.views import IntArray
 from latency_client.structure import Structure
 
@@ -112,4 +112,5 @@ def _follow(found: Extraction, kept: dict[tuple[str, str], dict[int, IntArray]])
         row = found.graph.by_name[name]
         place = 0 if row.op in NORMALISATIONS else written_axis(row)
         if place in axes:
-            kept[name, "gate"] = {0: axes[place]}
+            for role in GATE_ROLES:
+                kept[name, role] = {0: axes[place]}

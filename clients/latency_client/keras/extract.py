@@ -23,6 +23,9 @@ from latency_client.keras.views import Binding, View, straight
 
 Handler = Callable[["Call"], Any]
 
+# Variables of a gate that have one number per channel.
+GATE_ROLES = ("gate", "gate_mask", "gate_slope")
+
 # By the name of the class, of those that Keras defines itself: layers, and operations (`keras.ops`,
 # whose classes Keras does not export).
 LAYERS: dict[str, Handler] = {}

@@ -5,14 +5,14 @@ from __future__ import annotations
 from typing import Any
 
 import keras
-import numpy as np
 
 from latency_client.errors import GraphError, OptionError
-from latency_client.keras.extract import Call, register_layer
+from latency_client.keras.extract import GATE_ROLES, Call, register_layer
 from latency_client.keras.values import Value
 from latency_client.keras.views import Binding, View
 
-_SAMPLE_LIMIT = 1e-6
+_SAMPLE_LIMIT = 1e-7
+_NO_PASS_YET = -1.0
 
 
 @keras.saving.register_keras_serializable(package="latency_client")
@@ -23,8 +23,12 @@ class Gate(keras.Layer):  # type: ignore[misc]  # Keras has no types
     distribution, one sample per channel and step. In inference it is sigmoid(logit) where the
     logit is positive and 0 elsewhere.
 
+    The last gate and its derivative are kept in variables, so that a regulariser charges the very
+    sample of the step, with its gradient, inside of `tf.function` and out of it.
+
     Attributes:
-        temperature: at the start; at t steps it is temperature * 0.1^(t / annealing_rate).
+        temperature: at the start; at t steps it is temperature * 0.1^(t / annealing_rate). At 0 a
+            gate is 0 or 1 and has no gradient.
         straight_through: 0 or 1 forwards, the gradient of the soft gate backwards.
         log_odds_init: of every gate at the start.
         soft_mask_for_inference: False: a gate that is open is 1.
@@ -44,14 +48,16 @@ class Gate(keras.Layer):  # type: ignore[misc]  # Keras has no types
         seed: int | None = None,
         **options: Any,
     ) -> None:
-        """Check the temperature.
+        """Check temperature and annealing.
 
         Raises:
-            OptionError: if it is not positive: a hard gate has no gradient.
+            OptionError: for a negative temperature or an annealing rate that is not positive.
         """
         super().__init__(**options)
-        if not temperature > 0:
-            raise OptionError(f"temperature={temperature}: it must be positive")
+        if temperature < 0:
+            raise OptionError(f"temperature={temperature}: it must not be negative")
+        if annealing_rate is not None and annealing_rate <= 0:
+            raise OptionError(f"annealing_rate={annealing_rate}: it must be positive")
         self.temperature = float(temperature)
         self.straight_through = straight_through
         self.log_odds_init = float(log_odds_init)
@@ -62,37 +68,73 @@ class Gate(keras.Layer):  # type: ignore[misc]  # Keras has no types
         self.generator = keras.random.SeedGenerator(seed)
 
     def build(self, input_shape: Any) -> None:
-        """One logit per channel, and a count of steps."""
+        """One logit per channel, the last gates, and a count of steps."""
         shape = (int(input_shape[-1]),)
         initial = keras.initializers.Constant(self.log_odds_init)
-        self.logits = self.add_weight(name="logits", shape=shape, initializer=initial)
-        self.steps = self.add_weight(
-            name="steps", shape=(), initializer="zeros", trainable=False, dtype="float32"
+        none = keras.initializers.Constant(_NO_PASS_YET)
+        # logits are float32 even under mixed precision: probabilities close to 1 need the digits
+        self.logits = self.add_weight(
+            name="logits", shape=shape, initializer=initial, dtype="float32", autocast=False
         )
+        self.steps = self._kept("steps", (), "zeros")
+        self.mask = self._kept("mask", shape, none)
+        self.slope = self._kept("slope", shape, "zeros")
+
+    def _kept(self, name: str, shape: tuple[int, ...], initializer: Any) -> Any:
+        """A variable that a pass writes."""
+        return self.add_weight(
+            name=name, shape=shape, initializer=initializer, trainable=False, dtype="float32",
+            autocast=False, aggregation="only_first_replica",
+        )  # fmt: skip
+
+    def probabilities(self) -> Any:
+        """(C,) that each channel is on."""
+        return keras.ops.sigmoid(self.logits.value)
+
+    def last_mask(self) -> Any:
+        """(C,) gates of the last pass; before the first, the probabilities."""
+        ops, logits = keras.ops, self.logits.value
+        # the second term is zero, and brings the gradient
+        last = self.mask.value + self.slope.value * (logits - ops.stop_gradient(logits))
+        return ops.where(self.mask.value == _NO_PASS_YET, self.probabilities(), last)
+
+    def sample(self) -> tuple[Any, Any]:
+        """(C,) new gates, and (C,) their derivatives in the logits."""
+        ops, logits = keras.ops, self.logits.value
+        uniform = keras.random.uniform(
+            logits.shape, _SAMPLE_LIMIT, 1 - _SAMPLE_LIMIT, dtype="float32", seed=self.generator
+        )
+        noisy = logits + ops.log(uniform) - ops.log1p(-uniform)
+        hard = ops.cast(noisy > 0, "float32")
+        if not self.temperature:
+            return hard, ops.zeros_like(hard)
+        temperature = self.temperature
+        if self.annealing_rate is not None:
+            temperature = temperature * ops.power(0.1, self.steps.value / self.annealing_rate)
+        soft = ops.sigmoid(noisy / temperature)
+        slope = soft * (1.0 - soft) / temperature
+        return hard if self.straight_through else soft, slope
+
+    def inference_mask(self) -> tuple[Any, Any]:
+        """(C,) gates once training is over, and (C,) their derivatives in the logits."""
+        ops, p = keras.ops, self.probabilities()
+        on = ops.cast(self.logits.value > 0, "float32")
+        if self.soft_mask_for_inference:
+            return on * p, on * p * (1.0 - p)
+        return on, ops.zeros_like(on)
 
     def call(self, x: Any, training: bool = False) -> Any:
         """The gated tensor."""
-        ops = keras.ops
-        logits = ops.cast(self.logits, "float32")
+        ops, logits = keras.ops, self.logits.value
+        mask, slope = map(ops.stop_gradient, self.sample() if training else self.inference_mask())
         if training:
-            tau = self.temperature
-            if self.annealing_rate is not None:
-                tau = tau * ops.power(0.1, self.steps / self.annealing_rate)
-            uniform = keras.random.uniform(
-                logits.shape, _SAMPLE_LIMIT, 1 - _SAMPLE_LIMIT, seed=self.generator
-            )
-            noisy = logits + ops.log(uniform) - ops.log(1.0 - uniform)
-            gate = ops.sigmoid(noisy / tau)
-            if self.straight_through:
-                gate = gate + ops.stop_gradient(ops.cast(noisy > 0, "float32") - gate)
             self.steps.assign_add(1.0)
-        else:
-            open_ = ops.cast(logits > 0, "float32")
-            gate = open_ * ops.sigmoid(logits) if self.soft_mask_for_inference else open_
+        # what the regulariser reads may say that no channel lives; the network keeps one
+        self.mask.assign(mask)
+        self.slope.assign(slope)
+        gate = mask + slope * (logits - ops.stop_gradient(logits))
         if self.keep_first_channel_alive:
-            first = np.zeros(logits.shape, np.float32)
-            first[0] = 1.0
-            gate = ops.maximum(gate, first)
+            gate = ops.concatenate([ops.maximum(gate[:1], 1.0), gate[1:]])
         return x * ops.cast(gate, x.dtype)
 
     def compute_output_shape(self, input_shape: Any) -> Any:
@@ -123,9 +165,11 @@ def _gate(call: Call) -> Value:
             f"gate {call.name!r} follows no BatchNormalization, convolution or dense layer whose "
             "channels it could let through; put it right behind one"
         )
-    call.trace.gates[name] = call.op
+    gate = call.trace.gates[name] = call.op
     order = None if x.order is None else (0, x.order)
-    call.trace.bindings[name, "gate"] = Binding(call.op.logits, View((0,), None, None, order))
+    view = View((0,), None, None, order)
+    for role, variable in zip(GATE_ROLES, (gate.logits, gate.mask, gate.slope), strict=True):
+        call.trace.bindings[name, role] = Binding(variable, view)
     return x
 
 

@@ -10,6 +10,7 @@ from typing import Any
 
 import keras
 import numpy as np
+import numpy.typing as npt
 
 from latency_client.channels import ChannelMap
 from latency_client.resources import CostArrays
@@ -32,6 +33,7 @@ class Charges:
         self._channel = _integers(channels.channels)
         self._group_of = _integers(channels.group_of)
         self._channel_count = channels.channel_count
+        self._table = _integers(_entries_by_channel(channels))
         self._group_count = len(arrays.groups)
         self._fixed = _floats(channels.fixed_counts)
         self._reads = _floats(~arrays.reads.any(axis=1))
@@ -56,10 +58,10 @@ class Charges:
 
     def any_on(self, flat: Tensor) -> Tensor:
         """(C,) probability that one of a channel's entries is on: 1 - prod(1 - p)."""
-        off = 1.0 - keras.ops.take(flat, self._entries, axis=0)
-        logs = keras.ops.log(keras.ops.maximum(off, 1e-30))
-        total = keras.ops.segment_sum(logs, self._channel, num_segments=self._channel_count)
-        return 1.0 - keras.ops.exp(total)
+        padded = keras.ops.concatenate([flat, keras.ops.zeros((1,), dtype=flat.dtype)])
+        off = 1.0 - keras.ops.take(padded, self._table, axis=0)  # (C, most entries)
+        # a product, not a sum of logarithms: gates that are 1 have a gradient, too
+        return 1.0 - keras.ops.prod(off, axis=1)
 
     def evaluate(self, alive: Tensor, strengths: Tensor) -> tuple[Tensor, Tensor]:
         """Cost and penalty of every layer.
@@ -90,6 +92,16 @@ class Charges:
         lives = ops.cast((n_in + self._reads > 0) & (n_out + self._writes > 0), "float32")
         costs = (self._overhead + ops.maximum(by_compute, by_memory)) * lives
         return costs, ops.sum(chosen * pull, 2)
+
+
+def _entries_by_channel(channels: ChannelMap) -> npt.NDArray[np.int64]:
+    """(C, most entries) positions in the flat vector; one beyond its end fills the rows up."""
+    count = np.bincount(channels.channels, minlength=channels.channel_count)
+    table = np.full((count.size, count.max(initial=1)), sum(channels.lengths), dtype=np.int64)
+    first = np.cumsum(count) - count
+    place = np.arange(channels.channels.size) - first[channels.channels]
+    table[channels.channels, place] = channels.entries
+    return table
 
 
 def _integers(values: Any) -> Tensor:

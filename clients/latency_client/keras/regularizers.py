@@ -16,16 +16,13 @@ from typing import Any, ClassVar
 
 import keras
 import numpy as np
+import numpy.typing as npt
 
-from latency_client import resources
 from latency_client.channels import ChannelMap, channel_map
 from latency_client.errors import LatencyClientError, OptionError
 from latency_client.keras.algorithms import (
     Algorithm,
     Decorator,
-    Gamma,
-    GroupLasso,
-    LogisticSigmoid,
     flat_strengths,
 )
 from latency_client.keras.extract import Extraction
@@ -143,13 +140,20 @@ class NetworkRegularizer:
 
     def evaluate(self) -> tuple[Tensor, Tensor]:
         """Cost and penalty, (D, L) each, of every layer of `arrays` on every device."""
-        keys = self.channels.sources
-        flat = flat_strengths(self.algorithm, self.extraction, keys)
-        alive = self.algorithm.alive(self.charges, flat, self.threshold)
+        flat = flat_strengths(self.algorithm, self.extraction, self.channels.sources)
+        alive = self.algorithm.alive(self.charges, self._deciding(flat), self.threshold)
         if self._decorator is not None:
+            keys = self.channels.sources
             flat = flat_strengths(self.algorithm, self.extraction, keys, self._decorator)
         strengths = self.algorithm.strengths(self.charges, flat)
         return self.charges.evaluate(alive, strengths)
+
+    def _deciding(self, flat: Tensor) -> Tensor:
+        """The flat vector that decides which channels live: the strengths, or another one."""
+        deciding = self.algorithm.deciding
+        if deciding is self.algorithm:
+            return flat
+        return flat_strengths(deciding, self.extraction, self.channels.sources)
 
     def _over_devices(self, values: Tensor, costs: Tensor) -> Tensor:
         """(D,) values as one."""
@@ -187,33 +191,60 @@ class NetworkRegularizer:
     # --- what training has found ------------------------------------------------------------------
 
     def structure(self, *, floor: int = 0, multiple_of: int | str = 1) -> Structure:
-        """Which channels live now, rounded up where that is asked for (`structure.rounded`)."""
+        """Which channels live now.
+
+        Args:
+            floor: least channels of every group; 0 lets branches die.
+            multiple_of: a number that live channels are rounded up to, or "device".
+        """
         flat = flat_strengths(self.algorithm, self.extraction, self.channels.sources)
-        alive = self.algorithm.alive(self.charges, flat, self.threshold)
+        alive = self.algorithm.alive(self.charges, self._deciding(flat), self.threshold)
+        made = self._structure(keras.ops.convert_to_numpy(alive))
+        if floor or multiple_of != 1:
+            graph, answer = self.extraction.graph, self.network.answer
+            return rounded(made, graph, answer, floor=floor, multiple_of=multiple_of)
+        return made
+
+    def full_structure(self) -> Structure:
+        """Every channel alive, with the strengths of now."""
+        return self._structure(np.ones(self.channels.channel_count, dtype=np.bool_))
+
+    def _structure(self, alive: npt.NDArray[np.bool_]) -> Structure:
+        flat = flat_strengths(self.algorithm, self.extraction, self.channels.sources)
         strengths = self.algorithm.strengths(self.charges, flat)
-        masks = self.channels.masks(keras.ops.convert_to_numpy(alive))
         values = keras.ops.convert_to_numpy(strengths).astype(np.float64)
-        answer, graph = self.answers[0], self.extraction.graph
+        answer = self.network.answer
         ends = np.searchsorted(self.channels.group_of, np.arange(len(answer.groups) + 1))
         held = {
             group.id: values[ends[g] : ends[g + 1]]
             for g, group in enumerate(answer.groups)
             if self.channels.regularised[g]
         }
+        masks = self.channels.masks(alive)
         found = {group.id: mask for group, mask in zip(answer.groups, masks, strict=True)}
-        made = make_structure(graph, answer, found, held)
-        if floor or multiple_of != 1:
-            return rounded(made, graph, answer, floor=floor, multiple_of=multiple_of)
-        return made
+        return make_structure(self.extraction.graph, answer, found, held)
 
-    def prune(self, model: Any = None, *, floor: int = 0, multiple_of: int | str = 1) -> Any:
-        """A smaller copy of the model, with the weights that survive; see `prune`.
+    def prune(
+        self,
+        model: Any = None,
+        *,
+        floor: int = 0,
+        multiple_of: int | str = 1,
+        **options: Any,
+    ) -> Any:
+        """A smaller copy of the model, with the weights that survive.
 
         Args:
             model: another one of the same code, an average of weights say; default: the model.
+            options: `tolerance`, see `prune`.
         """
         structure = self.structure(floor=floor, multiple_of=multiple_of)
-        return prune(self._model if model is None else model, structure, self._example_inputs)
+        return self.prune_to(structure, model, **options)
+
+    def prune_to(self, structure: Structure, model: Any = None, **options: Any) -> Any:
+        """The same for a structure of one's own: rounded, shrunk, or read from a file."""
+        full = self._model if model is None else model
+        return prune(full, structure, self._example_inputs, **options)
 
     def alive_counts(self) -> dict[str, int]:
         """Live output channels of every layer that may be pruned, by name."""
@@ -337,111 +368,3 @@ def _weights(combine: str, weights: Sequence[float] | None, count: int) -> Any:
             f"weights={list(weights)}: one number >= 0 per device ({count}), not all 0"
         )
     return given
-
-
-class _GammaRegularizer(NetworkRegularizer):
-    """Regularises the scales of normalisations."""
-
-    @classmethod
-    def _algorithm(cls) -> Algorithm:
-        return Gamma()
-
-
-class _GroupLassoRegularizer(NetworkRegularizer):
-    """Regularises the norms of weights, (1 - f) root mean square + f mean of absolute values."""
-
-    def __init__(self, *args: Any, l1_fraction: float = 0.0, **options: Any) -> None:
-        """See `NetworkRegularizer`; `l1_fraction` is f."""
-        super().__init__(*args, algorithm={"l1_fraction": l1_fraction}, **options)
-
-    @classmethod
-    def _algorithm(cls, l1_fraction: float = 0.0) -> Algorithm:
-        return GroupLasso(l1_fraction)
-
-
-class _LogisticSigmoidRegularizer(NetworkRegularizer):
-    """Regularises the probabilities of gates; a channel lives at 0.1 or above by default."""
-
-    default_threshold = 0.1
-
-    def __init__(self, *args: Any, alive_threshold: float | None = None, **options: Any) -> None:
-        """See `NetworkRegularizer`; `alive_threshold` is MorphNet's name of `threshold`."""
-        if alive_threshold is not None:
-            options["threshold"] = alive_threshold
-        super().__init__(*args, **options)
-
-    @classmethod
-    def _algorithm(cls) -> Algorithm:
-        return LogisticSigmoid()
-
-
-class GammaLatencyRegularizer(_GammaRegularizer):
-    """Seconds on a device, through BatchNorm scales."""
-
-    resource = resources.LATENCY
-
-
-class GammaFlopsRegularizer(_GammaRegularizer):
-    """FLOPs, through BatchNorm scales."""
-
-    resource = resources.FLOPS
-
-
-class GammaModelSizeRegularizer(_GammaRegularizer):
-    """Weights, through BatchNorm scales."""
-
-    resource = resources.MODEL_SIZE
-
-
-class GammaActivationRegularizer(_GammaRegularizer):
-    """Output channels, through BatchNorm scales."""
-
-    resource = resources.ACTIVATION
-
-
-class GroupLassoLatencyRegularizer(_GroupLassoRegularizer):
-    """Seconds on a device, through weight norms."""
-
-    resource = resources.LATENCY
-
-
-class GroupLassoFlopsRegularizer(_GroupLassoRegularizer):
-    """FLOPs, through weight norms."""
-
-    resource = resources.FLOPS
-
-
-class GroupLassoModelSizeRegularizer(_GroupLassoRegularizer):
-    """Weights, through weight norms."""
-
-    resource = resources.MODEL_SIZE
-
-
-class GroupLassoActivationRegularizer(_GroupLassoRegularizer):
-    """Output channels, through weight norms."""
-
-    resource = resources.ACTIVATION
-
-
-class LogisticSigmoidLatencyRegularizer(_LogisticSigmoidRegularizer):
-    """Seconds on a device, through gates."""
-
-    resource = resources.LATENCY
-
-
-class LogisticSigmoidFlopsRegularizer(_LogisticSigmoidRegularizer):
-    """FLOPs, through gates."""
-
-    resource = resources.FLOPS
-
-
-class LogisticSigmoidModelSizeRegularizer(_LogisticSigmoidRegularizer):
-    """Weights, through gates."""
-
-    resource = resources.MODEL_SIZE
-
-
-class LogisticSigmoidActivationRegularizer(_LogisticSigmoidRegularizer):
-    """Output channels, through gates."""
-
-    resource = resources.ACTIVATION
