@@ -67,7 +67,7 @@ def test_the_distribution_asks_for_numpy_and_httpx_only() -> None:
     project = tomllib.loads((CLIENTS / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     names = sorted(line.partition(">")[0] for line in project["dependencies"])
     assert names == ["httpx", "numpy"]
-    assert set(project["optional-dependencies"]) == {"torch", "keras"}
+    assert {"torch", "keras"} <= set(project["optional-dependencies"])
 
 
 def test_the_tree_of_errors_is_drawn_whole() -> None:
