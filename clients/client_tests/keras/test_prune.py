@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import numpy as np
@@ -20,6 +21,7 @@ from latency_client.keras import (  # noqa: E402
     measure_widths,
     prune,
     rebuild,
+    register_layer,
 )
 from latency_client.keras.views import numbers  # noqa: E402
 from latency_client.service import HttpService  # noqa: E402
@@ -185,3 +187,60 @@ def test_a_network_is_measured_at_twice_its_width(name: str, service: HttpServic
     assert doubled["flops"] > 2 * measure(counts)["flops"]
     with pytest.raises(OptionError, match="'nowhere'"):
         measure({"nowhere": 3})
+
+
+class Centred(L.Layer):  # type: ignore[misc, name-defined]
+    """Takes the mean over the channels away."""
+
+    def call(self, x: Any) -> Any:
+        return x - keras.ops.mean(x, axis=-1, keepdims=True)
+
+
+def centred() -> Any:
+    image = keras.Input((7, 11, 3), name="image")
+    x = Centred(name="centred")(conv_bn(image, 13, 3, "a"))
+    x = L.GlobalAveragePooling2D(name="pool")(conv_bn(x, 17, 3, "b"))
+    return keras.Model(image, L.Dense(5, name="fc")(x))
+
+
+@pytest.mark.parametrize("example", [None, np.zeros((1, 7, 11, 3), np.float32)])
+def test_a_pruned_model_that_computes_something_else_is_refused(
+    example: Any, service: HttpService
+) -> None:
+    # a counterpart that does not tell about the mean
+    register_layer(Centred, lambda call: call.x)
+    model = randomise(centred())
+    kill_gammas(model)
+    regularizer = GammaFlopsRegularizer(model, example, service=service)
+    with pytest.raises(PruningError, match=r"output 'fc' .* masked one by \d") as caught:
+        regularizer.prune()
+    apart = float(re.findall(r"one by ([^:]+):", str(caught.value))[0])
+    assert apart > 1e-3
+    assert regularizer.prune(tolerance=2 * apart).get_layer("a").filters < 13
+
+
+def test_layers_in_half_precision_are_allowed_their_rounding(service: HttpService) -> None:
+    image = keras.Input((7, 11, 3), name="image")
+    x = conv_bn(conv_bn(image, 13, 3, "a", dtype="mixed_bfloat16"), 17, dtype="mixed_bfloat16")
+    x = L.GlobalAveragePooling2D(name="pool")(x)
+    model = randomise(keras.Model(image, L.Dense(5, name="fc")(x)))
+    kill_gammas(model)
+    small = GammaFlopsRegularizer(model, service=service).prune()
+    assert small.get_layer("a").filters < 13
+
+
+def test_a_model_with_named_inputs_and_tokens_is_checked_on_its_own_kind(
+    service: HttpService,
+) -> None:
+    tokens = keras.Input((7,), dtype="int32", name="tokens")
+    image = keras.Input((7, 11, 3), name="image")
+    words = L.GlobalAveragePooling1D(name="mean")(L.Embedding(19, 13, name="embedding")(tokens))
+    seen = L.GlobalAveragePooling2D(name="pool")(conv_bn(image, 17, 3, "a"))
+    x = L.Concatenate(name="cat")([words, seen])
+    x = L.BatchNormalization(name="both")(L.Dense(23, name="up")(x))
+    outputs = {"score": L.Dense(5, name="fc")(x), "side": L.Dense(2, name="side")(x)}
+    model = randomise(keras.Model({"tokens": tokens, "image": image}, outputs))
+    kill_gammas(model)
+    regularizer = GammaFlopsRegularizer(model, service=service)
+    small = regularizer.prune()
+    assert small.get_layer("up").units == regularizer.alive_counts()["up"] < 23

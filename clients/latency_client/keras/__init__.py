@@ -32,7 +32,8 @@ from latency_client.keras.family import (
     LogisticSigmoidModelSizeRegularizer,
 )
 from latency_client.keras.gates import Gate, add_gates
-from latency_client.keras.prune import at_widths, masked, prune, rebuild
+from latency_client.keras.masked import masked
+from latency_client.keras.prune import at_widths, prune, rebuild
 from latency_client.keras.regularizers import NetworkRegularizer
 from latency_client.keras.training import (
     ExpectedLatency,

@@ -434,12 +434,11 @@ def extract(
     if unknown_ops not in ("refuse", "freeze"):
         raise OptionError(f'unknown_ops={unknown_ops!r} is neither "refuse" nor "freeze"')
     trace = Trace(str(model.name), unknown_ops == "freeze")
-    examples = _examples(model, example_inputs)
     values = keras.tree.map_structure(
         lambda x: Value(
             tuple(x.shape), dtype=_dtype(x.dtype), input=getattr(x, "name", None) or "input"
         ),
-        examples,
+        examples(model, example_inputs),
     )
     flat = keras.tree.flatten(values)
     for position, value in enumerate(flat):
@@ -487,7 +486,12 @@ def _check_input(tensor: Any, value: Value) -> None:
         )
 
 
-def _examples(model: Any, example_inputs: Any) -> Any:
+def examples(model: Any, example_inputs: Any) -> Any:
+    """What a model is called on: the example, or symbolic tensors of its own sizes, batch 1.
+
+    Raises:
+        GraphError: if a size is not known.
+    """
     if example_inputs is None:
         if not recorded(model):
             raise GraphError(

@@ -19,6 +19,7 @@ from latency_client.channels import written_axis
 from latency_client.errors import PruningError
 from latency_client.keras.cuts import Cuts, cuts_of
 from latency_client.keras.extract import Extraction, extract, in_order, recorded
+from latency_client.keras.masked import compare, masked
 from latency_client.keras.views import numbers
 from latency_client.structure import Structure, check_structure
 
@@ -40,17 +41,23 @@ class _Level:
 Width = Callable[[str], int | None]
 
 
-def prune(model: Any, structure: Structure, example_inputs: Any = None) -> Any:
+def prune(
+    model: Any, structure: Structure, example_inputs: Any = None, *, tolerance: float = 1e-4
+) -> Any:
     """A smaller model with the surviving weights; `model` stays as it is.
 
-    It computes what the model computes whose weights that read dead channels are zero.
+    It computes what the model computes whose weights that read dead channels are zero. That is
+    checked before it is returned, on the example inputs, or on random ones.
 
     Args:
         example_inputs: needed where the model leaves sizes open.
+        tolerance: greatest difference between its outputs and those of the masked model, relative
+            to their largest value; layers in half precision are allowed their own rounding.
 
     Raises:
         StructureError: if the structure belongs to another model.
-        PruningError: naming the layer that cannot be made smaller.
+        PruningError: naming the layer that cannot be made smaller, or if the smaller model computes
+            something else.
     """
     found = extract(model, example_inputs)
     check_structure(structure, found.graph)
@@ -59,31 +66,9 @@ def prune(model: Any, structure: Structure, example_inputs: Any = None) -> Any:
     def width(layer: str) -> int | None:
         return _written_width(found, cuts, layer)
 
-    return _Rebuild(found, width, cuts).model(model)
-
-
-def masked(model: Any, structure: Structure, example_inputs: Any = None) -> Any:
-    """A copy of the full size in which every weight that reads a dead channel is zero."""
-    copied = keras.models.clone_model(model)
-    for old, new in zip(model.variables, copied.variables, strict=True):
-        new.assign(numbers(old))
-    found = extract(copied, example_inputs)
-    check_structure(structure, found.graph)
-    for group, mask in structure.masks.items():
-        for member in structure.members[group]:
-            row = found.graph.by_name[member.layer]
-            reads = member.role == "weight" and row.op in _CONTRACTIONS
-            own = member.axis == written_axis(row) or int(row.attributes.get("group", 1)) > 1
-            if mask.all() or not reads or own:
-                continue
-            binding = found.bindings[member.layer, "weight"]
-            dead = member.positions(mask.size)[~mask].reshape(-1)
-            kept = np.setdiff1d(np.arange(binding.shape[member.axis]), dead)
-            value = numbers(binding.variable)
-            left = np.zeros(value.size, dtype=np.bool_)
-            left[binding.view.survivors(value.shape, {member.axis: kept})] = True
-            binding.variable.assign(np.where(left.reshape(value.shape), value, 0))
-    return copied
+    smaller = _Rebuild(found, width, cuts).model(model)
+    compare(masked(model, structure, example_inputs), smaller, example_inputs, tolerance)
+    return smaller
 
 
 def rebuild(model_fn: Callable[[], Any], structure: Structure, example_inputs: Any = None) -> Any:
@@ -334,7 +319,6 @@ class _Rebuild:
         return made + self._cut(op.beta) if op.center else made
 
 
-_CONTRACTIONS = ("Conv", "ConvTranspose", "Gemm", "MatMul", "LSTM", "GRU", "RNN")
 _WRITES_BIAS = ("Conv1D", "Conv2D", "Conv3D", "Dense", "Conv2DTranspose")
 
 
