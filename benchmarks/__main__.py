@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import sys
 
-from benchmarks import http, onnx_files, request, scoring
+from benchmarks import http, onnx_files, request, scoring, training
 
-ALL = {"request": request, "http": http, "onnx_files": onnx_files, "scoring": scoring}
+ALL = {
+    "request": request, "http": http, "onnx_files": onnx_files, "scoring": scoring,
+    "training": training,
+}  # fmt: skip
 
 
 def main() -> int:

@@ -145,6 +145,19 @@ def test_an_old_cached_answer_stands_in_and_says_so(
     assert again.device == first.device
 
 
+def test_an_answer_whose_revision_is_pinned_never_grows_old(
+    service_url: str, tmp_path: Path
+) -> None:
+    cache = Cache(tmp_path, ttl_s=0)
+    service = HttpService(service_url, cache=cache)
+    digest = service.coefficients(V100).device.digest
+    pinned = V100.with_options(revision=digest)
+    first = service.coefficients(pinned)
+    client = Down()
+    assert HttpService("http://x", cache=cache, client=client).coefficients(pinned) == first
+    assert client.attempts == 0
+
+
 @pytest.mark.parametrize("keep", [0, 1, 100, -1])
 def test_a_half_written_cache_file_is_named_and_fetched_again(
     service_url: str, cache: Cache, keep: int

@@ -50,11 +50,13 @@ class Cache:
     """A folder of answers.
 
     Attributes:
-        ttl_s: an entry younger than this answers without asking the service.
+        ttl_s: an entry younger than this answers without asking the service: long enough for all
+            workers of a job to start, short enough that a new calibration is soon seen. Answers to
+            requests that pin a revision by its digest never change, and never grow old.
     """
 
     folder: Path
-    ttl_s: float = 3600.0
+    ttl_s: float = 300.0
 
     def path(self, digest: str) -> Path:
         """Where the answer to a request is kept."""

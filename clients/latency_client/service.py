@@ -101,8 +101,10 @@ class HttpService:
     def coefficients(self, request: Request, *, fresh: bool = False) -> Answer:
         """See `Source.coefficients`."""
         kept = None if fresh else self._kept(request)
-        if kept is not None and self._cache is not None and kept.age_s < self._cache.ttl_s:
-            return self._read_kept(request, kept)
+        if kept is not None and self._cache is not None:
+            pinned = str(request.options.get("revision", "")).startswith("sha256:")
+            if pinned or kept.age_s < self._cache.ttl_s:
+                return self._read_kept(request, kept)
         try:
             document = self.post("/v1/coefficients", request.document(), 0 if fresh else None)
         except ServiceUnavailableError as error:

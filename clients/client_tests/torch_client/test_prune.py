@@ -401,6 +401,21 @@ def test_models_with_fewer_heads_can_be_copied_compiled_and_exported(
                 assert torch.allclose(a, b, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize("name", ["gpt", "vit", "text", "transformer", "mobilenet-v3"])
+def test_a_pruned_model_can_be_pruned_again(
+    networks: Callable[[str], Network], service: HttpService, name: str
+) -> None:
+    network, inputs = networks(name), EXAMPLES[name].inputs(1)
+    once = prune(network.model, random_structure(network, 4), inputs)
+    smaller = describe(once, inputs, ["v100"], service)
+    structure = random_structure(smaller, 5)
+    twice, full = prune(once, structure, inputs), masked(once, structure, inputs)
+    assert sum(p.numel() for p in twice.parameters()) < sum(p.numel() for p in once.parameters())
+    with torch.no_grad():
+        for a, b in zip(_tuple(full(*inputs)), _tuple(twice(*inputs)), strict=True):
+            assert (a - b).abs().max() <= 1e-5 * max(1, a.abs().max())
+
+
 def test_a_structure_from_other_code_is_refused(networks: Callable[[str], Network]) -> None:
     structure = random_structure(networks("resnet"), 0)
     with pytest.raises(errors.StructureError, match="exported from other code"):

@@ -1,5 +1,12 @@
 """Latency penalties for PyTorch: two lines in a training script, a smaller model at its end."""
 
+try:
+    import torch as _torch  # noqa: F401
+except ModuleNotFoundError as error:
+    raise ModuleNotFoundError(
+        "PyTorch is not installed. Run: pip install 'latency-client[torch]'", name="torch"
+    ) from error
+
 from latency_client.torch.adapt import adapt, expand, meter_of, shrink_to
 from latency_client.torch.expected import ExpectedLatency
 from latency_client.torch.exporter import StructureExporter

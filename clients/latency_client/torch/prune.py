@@ -73,8 +73,10 @@ def prune(
     cuts = Cuts(original, extraction, structure)
     smaller = copy.deepcopy(original)
     _refuse_severed(extraction, cuts)
+    known = set(smaller.modules())
     _Surgeon(smaller, extraction, cuts).run()
-    _resize(smaller, extraction, structure, resize or {})
+    replaced = set(smaller.modules()) - known
+    _resize(smaller, extraction, structure, resize or {}, replaced)
     mask_(original, extraction, structure)
     _compare(original, smaller, example_inputs, batch_axis, tolerance)
     return smaller
@@ -277,13 +279,18 @@ def _resize(
     extraction: Extraction,
     structure: Structure,
     hooks: Mapping[type[nn.Module] | str, Resize],
+    replaced: set[nn.Module],
 ) -> None:
-    """Let modules name what is left of heads and channels in their reshapes and splits."""
+    """Let modules name what is left of heads and channels in their reshapes and splits.
+
+    Args:
+        replaced: modules of the copy that are new, and know their sizes.
+    """
     left = _extents_left(extraction, structure)
     for path, calls in extraction.named.items():
         module = model.get_submodule(path)
         own = {place: call for place, call in enumerate(calls) if call.layer in left}
-        if not own or isinstance(module, PrunedMultiheadAttention):
+        if not own or module in replaced:
             continue
         hook = hooks.get(path) or hooks.get(type(module))
         if hook is not None:
@@ -298,7 +305,11 @@ def _resize(
             place: _change(call.kind, extraction.graph.by_name[call.layer], left[call.layer])
             for place, call in own.items()
         }
-        module.forward = AdjustedForward(module, changes)
+        forward = module.__dict__.get("forward")
+        if isinstance(forward, AdjustedForward):
+            forward.adjust(changes)
+        else:
+            module.forward = AdjustedForward(module, changes)
 
 
 _Axes = dict[int, tuple[int, BoolArray]]

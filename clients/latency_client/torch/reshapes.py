@@ -11,7 +11,7 @@ from __future__ import annotations
 import inspect
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -92,6 +92,15 @@ class AdjustedForward:
         for child in module.children():
             child.register_forward_pre_hook(Step(self, +1))
             child.register_forward_hook(Step(self, -1), always_call=True)
+
+    def adjust(self, changes: Mapping[int, Change]) -> None:
+        """Let calls name still less: the model is pruned once more."""
+        for place, change in changes.items():
+            before = self.changes.get(place)
+            if before is not None and before.extents is not None:
+                extents = {**before.extents, **(change.extents or {})}
+                change = replace(change, extents=extents)
+            self.changes[place] = change
 
     @property
     def __code__(self) -> Any:
