@@ -213,7 +213,7 @@ def run(options: argparse.Namespace) -> list[dict[str, Any]]:
     for seed in range(options.seeds):
         keras.utils.set_random_seed(seed)
         data = load_digits(seed)
-        first = cifarnet()
+        first = cifarnet(options.width)
         train(first, data, options.epochs, seed)
         results = {"seed network": Result(accuracy(first, data), first, to_onnx(first))}
         for kind in ("latency", "flops"):
@@ -256,6 +256,7 @@ def parse(words: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--device", default="my-machine", help="the one to be fast on")
     parser.add_argument("--also", default="v100", help="another one to predict for")
     parser.add_argument("--seeds", type=int, default=1)
+    parser.add_argument("--width", type=int, default=128, help="channels of the seed network")
     parser.add_argument("--epochs", type=int, default=12)
     parser.add_argument("--share", type=float, default=0.45, help="of the cost that is to be left")
     parser.add_argument("--strength", type=float, default=1.5, help="in units of 1 / cost")

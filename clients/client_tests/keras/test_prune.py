@@ -244,3 +244,51 @@ def test_a_model_with_named_inputs_and_tokens_is_checked_on_its_own_kind(
     regularizer = GammaFlopsRegularizer(model, service=service)
     small = regularizer.prune()
     assert small.get_layer("up").units == regularizer.alive_counts()["up"] < 23
+
+
+@pytest.mark.parametrize("name", [*SMALL, "dying"])
+def test_a_pruned_model_is_pruned_once_more(name: str, service: HttpService) -> None:
+    model = randomise(dying_branch() if name == "dying" else SMALL[name]())
+    if name == "dying":
+        gamma = model.get_layer("inner_bn").gamma
+        gamma.assign(keras.ops.zeros(gamma.shape))
+    for seed in (5, 6):
+        kill_gammas(model, seed, share=0.3)
+        regularizer = GammaFlopsRegularizer(model, service=service)
+        smaller = assert_same_outputs(model, regularizer)
+        assert smaller.count_params() < model.count_params()
+        model = smaller
+
+
+@pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # of Keras
+def test_what_a_dead_branch_still_adds_is_kept_saved_and_pruned(
+    service: HttpService, tmp_path: Any
+) -> None:
+    model = randomise(dying_branch())
+    for name in ("inner_bn", "side_bn"):
+        gamma = model.get_layer(name).gamma
+        gamma.assign(keras.ops.zeros(gamma.shape))
+    # a convolution without live inputs writes its bias, which its normalisation scales
+    small = GammaLatencyRegularizer(model, service=service).prune()
+    outer, norm = model.get_layer("outer"), model.get_layer("outer_bn")
+    level = (numbers(outer.bias) - numbers(norm.moving_mean)) / np.sqrt(
+        numbers(norm.moving_variance) + norm.epsilon
+    ) * numbers(norm.gamma) + numbers(norm.beta)
+    np.testing.assert_allclose(numbers(small.get_layer("add_level").bias), level, rtol=1e-4)
+    path = tmp_path / "small.keras"
+    small.save(path)
+    x = image_of(model)
+    again = keras.models.load_model(path)
+    np.testing.assert_array_equal(*(keras.ops.convert_to_numpy(m(x)) for m in (again, small)))
+
+
+def test_a_list_of_numbers_in_a_configuration_is_named_as_the_reason(
+    service: HttpService,
+) -> None:
+    image = keras.Input((7, 11, 3), name="image")
+    x = L.Rescaling(0.5, offset=[0.25] * 13, name="shift")(conv_bn(image, 13, 3, "a"))
+    x = L.GlobalAveragePooling2D(name="pool")(conv_bn(x, 17, 3, "b"))
+    model = randomise(keras.Model(image, L.Dense(5, name="fc")(x)))
+    kill_gammas(model)
+    with pytest.raises(PruningError, match=r"does not run.*exclude.*Rescaling"):
+        GammaFlopsRegularizer(model, service=service).prune()

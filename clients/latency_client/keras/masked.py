@@ -54,10 +54,18 @@ def compare(hidden: Any, smaller: Any, example_inputs: Any, tolerance: float) ->
         tolerance: of the largest difference, relative to the largest value, at least 1.
 
     Raises:
-        PruningError: naming the largest difference.
+        PruningError: naming the largest difference, or what does not run.
     """
     inputs = _trial_inputs(hidden, example_inputs)
-    wanted, given = _outputs(hidden, inputs), _outputs(smaller, inputs)
+    wanted = _outputs(hidden, inputs)
+    try:
+        given = _outputs(smaller, inputs)
+    except Exception as error:  # whatever a layer raises
+        raise PruningError(
+            "the pruned model does not run: a layer has numbers of channels in its code or its "
+            "configuration; keep its channels with exclude=[...]. Keras says: "
+            + " ".join(str(error).split())
+        ) from error
     dtypes = {layer.compute_dtype for layer in hidden.layers}
     tolerance = max(tolerance, *(_ROUNDINGS * _EPSILON.get(dtype, 0.0) for dtype in dtypes))
     for name, a, b in zip(hidden.output_names, wanted, given, strict=True):

@@ -20,6 +20,7 @@ from latency_client.errors import PruningError
 from latency_client.keras.cuts import Cuts, cuts_of
 from latency_client.keras.extract import Extraction, extract, in_order, recorded
 from latency_client.keras.masked import compare, masked
+from latency_client.keras.offset import Offset
 from latency_client.keras.views import numbers
 from latency_client.structure import Structure, check_structure
 
@@ -263,8 +264,10 @@ class _Rebuild:
         total = keras.layers.Add(name=op.name)(live) if len(live) > 1 else live[0]
         if not np.any(offset):
             return total
-        name = f"{op.name}_level"
-        return keras.layers.Rescaling(1.0, np.asarray(offset).tolist(), name=name)(total)
+        layer = Offset(name=f"{op.name}_level")
+        result = layer(total)
+        layer.bias.assign(np.broadcast_to(offset, layer.bias.shape))
+        return result
 
     def _after(self, op: Any, value: Any) -> Any:
         """A layer with one input, which is dead or the same everywhere."""
