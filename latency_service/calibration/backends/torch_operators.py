@@ -82,9 +82,12 @@ def _layer_normalisation(attributes: Attributes, work: Workload) -> Compute:
     return lambda x: F.layer_norm(x[0], shape, x[1], x[2] if len(x) > 2 else None)
 
 
-def _pool(function: Any, average: bool) -> Callable[[Attributes, Workload], Compute]:
+def _pool(functions: Sequence[Any], average: bool) -> Callable[[Attributes, Workload], Compute]:
+    """Pooling by one of the functions: for one, two and three axes."""
+
     def make(attributes: Attributes, work: Workload) -> Compute:
         window = list(attributes["kernel_shape"])
+        function = functions[len(window) - 1]
         padding, uneven = _pads(attributes, len(window))
         stride = list(attributes.get("strides") or [1] * len(window))
         options = (
@@ -236,8 +239,8 @@ _ROWS: dict[str, Callable[[Attributes, Workload], Compute]] = {
     "Min": _plain(torch.minimum),
     "Where": _plain(torch.where),
     "Cast": _cast,
-    "MaxPool": _pool(F.max_pool2d, average=False),
-    "AveragePool": _pool(F.avg_pool2d, average=True),
+    "MaxPool": _pool((F.max_pool1d, F.max_pool2d, F.max_pool3d), average=False),
+    "AveragePool": _pool((F.avg_pool1d, F.avg_pool2d, F.avg_pool3d), average=True),
     "GlobalAveragePool": _global_pool,
     "ReduceMean": _reduction(torch.mean),
     "ReduceSum": _reduction(torch.sum),

@@ -16,6 +16,8 @@ Make = Callable[[Rng], Workload]
 # A workload beyond these takes too long, or is bound by something that no layer meets.
 MOST_FLOPS, MOST_ELEMENTS = 0.6e9, 4.0e6
 
+# Share of shapes that are small enough to tell what a kernel costs whatever its size.
+_TINY = 1 / 12
 SIZES = (4, 5, 6, 7, 8, 10, 12, 13, 14, 16, 20, 24, 28, 32, 40, 48, 56, 64, 80, 96, 112, 128, 160)
 TOKENS = (16, 32, 49, 50, 64, 96, 128, 144, 192, 196, 197, 256, 384, 512, 784, 1024)
 
@@ -63,7 +65,10 @@ def fits(work: Workload, flops: float) -> bool:
 
 
 def image_shape(rng: Rng, most: int = 1_500_000) -> tuple[int, int, int, int]:
-    """(images, channels, height, width)."""
+    """(images, channels, height, width); one in twelve is tiny."""
+    if rng.random() < _TINY:
+        edge = int(rng.integers(1, 4))
+        return 1, channels(rng, 4, 256), edge, edge
     while True:
         edge = size(rng)
         shape = (batch_size(rng), channels(rng, 8, 1024), edge, edge)
@@ -72,7 +77,9 @@ def image_shape(rng: Rng, most: int = 1_500_000) -> tuple[int, int, int, int]:
 
 
 def sequence_shape(rng: Rng, most: int = 1_500_000) -> tuple[int, int, int]:
-    """(images, tokens, channels)."""
+    """(images, tokens, channels); one in twelve is tiny."""
+    if rng.random() < _TINY:
+        return 1, int(rng.integers(1, 9)), channels(rng, 4, 256)
     while True:
         shape = (batch_size(rng), int(rng.choice(TOKENS)), channels(rng, 32, 3072))
         if math.prod(shape) <= most:
