@@ -1,8 +1,8 @@
 """Workloads as ONNX models.
 
-A model holds the operator once, or several times with operands of its own: in a network a layer's
-weights have left the first caches when it runs again, and of a small operator one run alone would
-time little but the call. Data are random, so that no runtime takes a short cut.
+A model holds the operator once behind a kernel that writes its input, or, for an accelerator,
+several times with operands of its own: one run alone of a small operator would time little but the
+call. Data are random, so that no runtime takes a short cut.
 """
 
 from __future__ import annotations

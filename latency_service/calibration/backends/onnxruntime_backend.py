@@ -3,10 +3,9 @@
 In a network a layer's weights have left the nearer caches when it runs again, while its input has
 just been written. Workloads therefore take turns, and a kernel of another operator writes the input
 of each; before every other run of one with large weights the caches are emptied. The runtime's own
-profile says how long each kernel took, so that layout reorders around a
-convolution are told apart from the convolution itself. Writing the profile costs time inside the
-kernels that it times; a chain of empty ones, run with and without it, says how much, and that is
-taken off.
+profile says how long each kernel took, so that layout reorders around a convolution are told apart
+from the convolution itself. Writing the profile costs time inside the kernels that it times; a
+network of small ones, run with and without it, says how much, and that is taken off.
 
 Other execution providers run too, timed as latency_service/calibration/backends/
 onnxruntime_accelerator.py says; none but the CPU's has been run on hardware yet.
@@ -52,9 +51,10 @@ _MOST_RUNS, _MOST_COLD_RUNS = 8, 4
 # the workload's model. In a network these stand at the ends only: between two such kernels they
 # cancel out.
 _AROUND = frozenset({"Cast", "Transpose", onnx_models.BLOCKER})
-# These take blocks of channels only from a neighbour; every other one of their workloads gets one.
-_FOLLOWERS, _BLOCKS = frozenset({"Concat", "Resize"}), 32
-_BLOCKS, _ADDED_RUNS = 12, 60
+# These take blocks of channels only from a neighbour; workloads of whole blocks get one.
+_FOLLOWERS, _WHOLE_BLOCKS = frozenset({"Concat", "Resize"}), 32
+# Size of the network that tells what the profile costs, and how often it runs.
+_MIXED_BLOCKS, _ADDED_RUNS = 12, 60
 _LEVEL_RUNS = 15
 
 
@@ -192,7 +192,7 @@ class OnnxRuntime:
         Between different kernels the profile's own code and data leave the caches, as the
         network's do; a chain of equal ones would show half of what it costs.
         """
-        model, feeds = mixed_network(_BLOCKS)
+        model, feeds = mixed_network(_MIXED_BLOCKS)
         call_s = self._undisturbed(*mixed_network(0))
         plain_s = self._undisturbed(model, feeds) - call_s
         profiled = _Session(self, model, feeds)
@@ -219,7 +219,6 @@ class _Session:
         profiled: bool = True,
     ) -> None:
         self.backend = backend
-        self.copies = 1
         self.evicts = False
         self.most_runs = _MOST_RUNS
         self._raw = [
@@ -242,7 +241,7 @@ class _Session:
         self.readings: list[Reading] = []
 
     def share_output(self, work: Workload) -> None:
-        """Let all copies write to one place."""
+        """Write where all workloads do."""
         shape = [int(dim) for dim in work.outputs[0]]
         kind = NUMPY[work.dtype]
         size = int(np.prod(shape, dtype=np.int64)) * np.dtype(kind).itemsize
@@ -273,7 +272,6 @@ class _Session:
         found = []
         for turn, (kernels, reading) in enumerate(zip(self.kernels(), self.readings, strict=True)):
             own = to_blocks = from_blocks = 0.0
-            parts = 0
             for (_, op), seconds in kernels.items():
                 if op == "ReorderInput":
                     to_blocks += seconds - added
@@ -281,12 +279,11 @@ class _Session:
                     from_blocks += seconds - added
                 elif op not in self.around:
                     own += seconds - added
-                    parts += 1
             found.append(
                 Run(
-                    max(own / self.copies, _LEAST_S),
+                    max(own, _LEAST_S),
                     to_blocks,
-                    from_blocks / self.copies,
+                    from_blocks,
                     reading.clean,
                     self.evicts and turn % 2 == 1,
                 )
@@ -319,7 +316,7 @@ class _Session:
 
 
 def _stands_in_blocks(work: Workload) -> bool:
-    images = all(len(shape) == 4 and shape[1] % _BLOCKS == 0 for shape in work.inputs)
+    images = all(len(shape) == 4 and shape[1] % _WHOLE_BLOCKS == 0 for shape in work.inputs)
     return work.op in _FOLLOWERS and images and work.attributes.get("axis", 1) == 1
 
 
