@@ -10,11 +10,14 @@ import numpy as np
 from latency_service.calibration.references import REFERENCES
 from latency_service.calibration.report import NetworkPoint
 from latency_service.core.costing import cost_model
+from latency_service.core.costs import CostModel
 from latency_service.core.efficiency import Efficiency
 from latency_service.core.predict import Predictor, interval_s
 from latency_service.core.profile import FusionRules, Profile
 from latency_service.ingest import read_network
 
+# The networks are of floating numbers; without these nothing could start sooner.
+_CONVOLUTIONS = ("float32 Conv/dense", "float32 Conv/pointwise")
 # What a convolution may take less among others than alone; more than this nothing explains.
 _MOST_S, _STEPS = 6e-6, 25
 
@@ -27,20 +30,20 @@ def alone_s(efficiency: Efficiency, fusion: FusionRules, networks: Mapping[str, 
     Args:
         networks: measured seconds by name.
     """
-    if not networks:
+    if not any(name.endswith(_CONVOLUTIONS) for name in efficiency.families):
+        return 0.0
+    known = [
+        (costs, networks[name]) for name, costs in _costs(efficiency, fusion, networks, fitted=True)
+    ]
+    if not known:
         return 0.0
     candidates = np.linspace(0.0, _MOST_S, _STEPS)
-    errors = [
-        np.mean(
-            [
-                abs(np.log(predictor.at(predictor.costs.sizes).seconds.sum() / networks[name]))
-                for name, predictor in _predictors(
-                    replace(efficiency, alone_s=float(less)), fusion, networks, fitted=True
-                )
-            ]
-        )
-        for less in candidates
-    ]
+    errors = []
+    for less in candidates:
+        sooner = replace(efficiency, alone_s=float(less))
+        predicted = [Predictor(costs, sooner).at(costs.sizes).seconds.sum() for costs, _ in known]
+        measured = [seconds for _, seconds in known]
+        errors.append(np.abs(np.log(np.divide(predicted, measured))).mean())
     return float(candidates[int(np.argmin(errors))])
 
 
@@ -49,21 +52,22 @@ def report_points(profile: Profile, networks: Mapping[str, float]) -> list[Netwo
     if profile.efficiency is None:
         return []
     points = []
-    for name, predictor in _predictors(profile.efficiency, profile.fusion, networks, fitted=False):
-        structure = predictor.at(predictor.costs.sizes)
+    efficiency = profile.efficiency
+    for name, costs in _costs(efficiency, profile.fusion, networks, fitted=False):
+        predictor = Predictor(costs, efficiency)
+        structure = predictor.at(costs.sizes)
         low, high = interval_s(predictor, structure) or (None, None)
         points.append(NetworkPoint(name, networks[name], float(structure.seconds.sum()), low, high))
     return points
 
 
-def _predictors(
+def _costs(
     efficiency: Efficiency,
     fusion: FusionRules | None,
     networks: Mapping[str, float],
     fitted: bool,
-) -> Iterator[tuple[str, Predictor]]:
+) -> Iterator[tuple[str, CostModel]]:
     for reference in REFERENCES:
         if reference.fitted is fitted and reference.name in networks:
             graph = read_network(reference.build()[0])
-            costs = cost_model(graph, fusion=fusion, efficiency=efficiency)
-            yield reference.name, Predictor(costs, efficiency)
+            yield reference.name, cost_model(graph, fusion=fusion, efficiency=efficiency)
