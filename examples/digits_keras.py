@@ -13,7 +13,6 @@ predicted for two devices, and measured with onnxruntime on one thread.
 from __future__ import annotations
 
 import argparse
-from dataclasses import dataclass
 from typing import Any
 
 import keras
@@ -21,7 +20,7 @@ import numpy as np
 import tensorflow as tf
 from onnx import TensorProto, helper, numpy_helper
 
-from examples.digits import Digits, load_digits, measured_s
+from examples.digits import Digits, Result, compare, load_digits, parse, report
 from latency_client.keras import (
     GammaFlopsRegularizer,
     GammaLatencyRegularizer,
@@ -51,15 +50,6 @@ def _block(x: Any, filters: int, name: str) -> Any:
 def _normed(x: Any, name: str) -> Any:
     x = L.BatchNormalization(momentum=0.9, epsilon=1e-5, name=f"{name}_norm")(x)
     return L.ReLU(name=f"{name}_relu")(x)
-
-
-@dataclass
-class Result:
-    """A network at the end of its way."""
-
-    accuracy: float
-    model: Any
-    onnx: bytes
 
 
 def accuracy(model: Any, data: Digits) -> float:
@@ -196,72 +186,23 @@ def slimmed(seed_model: Any, data: Digits, kind: str, options: argparse.Namespac
     return Result(accuracy(smaller, data), smaller, to_onnx(smaller))
 
 
-def predicted_s(model: Any, options: argparse.Namespace) -> dict[str, float]:
-    """Latency on both devices by the service."""
-    found = {}
-    for device in (options.device, options.also):
-        regularizer = GammaLatencyRegularizer(
-            model, device=device, service=options.service, threshold=0.0
-        )
-        found[device] = float(regularizer.get_cost())
-    return found
+def predicted_s(model: Any, device: str, service: Any) -> float:
+    """Latency on a device by the service, every channel alive."""
+    regularizer = GammaLatencyRegularizer(model, device=device, service=service, threshold=0.0)
+    return float(regularizer.get_cost())
 
 
-def run(options: argparse.Namespace) -> list[dict[str, Any]]:
-    """All seeds; one row a seed and network."""
-    rows: list[dict[str, Any]] = []
-    for seed in range(options.seeds):
-        keras.utils.set_random_seed(seed)
-        data = load_digits(seed)
-        first = cifarnet(options.width)
-        train(first, data, options.epochs, seed)
-        results = {"seed network": Result(accuracy(first, data), first, to_onnx(first))}
-        for kind in ("latency", "flops"):
-            results[f"Gamma{kind.title()}"] = slimmed(first, data, kind, options, seed)
-        seconds = measured_s({name: result.onnx for name, result in results.items()})
-        for name, result in results.items():
-            row = {"seed": seed, "network": name, "accuracy": result.accuracy,
-                   "measured_s": seconds[name], **predicted_s(result.model, options)}  # fmt: skip
-            rows.append(row)
-            print(_line(row, options), flush=True)
-    return rows
-
-
-def _line(row: dict[str, Any], options: argparse.Namespace) -> str:
-    return (
-        f"seed {row['seed']}  {row['network']:<13} accuracy {100 * row['accuracy']:5.1f} %  "
-        f"measured {1e6 * row['measured_s']:7.1f} us  predicted "
-        + "  ".join(f"{d} {1e6 * row[d]:7.1f} us" for d in (options.device, options.also))
-    )
-
-
-def report(rows: list[dict[str, Any]]) -> None:
-    """Means over all seeds."""
-    first = [row for row in rows if row["network"] == "seed network"]
-    for name in dict.fromkeys(row["network"] for row in rows):
-        own = [row for row in rows if row["network"] == name]
-        faster = [a["measured_s"] / b["measured_s"] for a, b in zip(own, first, strict=True)]
-        lost = [b["accuracy"] - a["accuracy"] for a, b in zip(own, first, strict=True)]
-        mean = 100 * float(np.mean([row["accuracy"] for row in own]))
-        print(
-            f"mean of {len(own)}: {name:<13} accuracy {mean:.1f} % "
-            f"({-100 * np.mean(lost):+.1f} points), {np.mean(faster):.2f} of the seed's latency"
-        )
-
-
-def parse(words: list[str] | None = None) -> argparse.Namespace:
-    """The command line."""
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--service", default="http://127.0.0.1:8000")
-    parser.add_argument("--device", default="my-machine", help="the one to be fast on")
-    parser.add_argument("--also", default="v100", help="another one to predict for")
-    parser.add_argument("--seeds", type=int, default=1)
-    parser.add_argument("--width", type=int, default=128, help="channels of the seed network")
-    parser.add_argument("--epochs", type=int, default=12)
-    parser.add_argument("--share", type=float, default=0.45, help="of the cost that is to be left")
-    parser.add_argument("--strength", type=float, default=1.5, help="in units of 1 / cost")
-    return parser.parse_args(words)
+def networks(options: argparse.Namespace, seed: int) -> dict[str, Result]:
+    """The network that a seed gives, and what either penalty makes of it."""
+    keras.utils.set_random_seed(seed)
+    data = load_digits(seed)
+    first = cifarnet(options.width)
+    train(first, data, options.epochs, seed)
+    results = {"seed network": Result(accuracy(first, data), first, to_onnx(first))}
+    for kind in ("latency", "flops"):
+        results[f"Gamma{kind.title()}"] = slimmed(first, data, kind, options, seed)
+    return results
 
 
 if __name__ == "__main__":
-    report(run(parse()))
+    report(compare(parse(__doc__), networks, predicted_s))

@@ -16,15 +16,13 @@ import argparse
 import copy
 import io
 import warnings
-from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from examples.digits import Digits, load_digits, measured_s
+from examples.digits import Digits, Result, compare, load_digits, parse, report
 from latency_client.torch import (
     GammaFlopsRegularizer,
     GammaLatencyRegularizer,
@@ -61,15 +59,6 @@ def _block(n_in: int, n_out: int) -> nn.Sequential:
     return nn.Sequential(
         nn.Conv2d(n_in, n_out, 3, padding=1, bias=False), nn.BatchNorm2d(n_out), nn.ReLU()
     )
-
-
-@dataclass
-class Result:
-    """A network at the end of its way."""
-
-    accuracy: float
-    model: nn.Module
-    onnx: bytes
 
 
 def accuracy(model: nn.Module, data: Digits) -> float:
@@ -157,72 +146,25 @@ def slimmed(seed_model: nn.Module, data: Digits, kind: str, options: argparse.Na
     return Result(accuracy(smaller, data), smaller, to_onnx(smaller))
 
 
-def predicted_s(model: nn.Module, options: argparse.Namespace) -> dict[str, float]:
-    """Latency on both devices by the service."""
-    found = {}
-    for device in (options.device, options.also):
-        regularizer = GammaLatencyRegularizer(
-            model, torch.zeros(IMAGE), device=device, service=options.service, threshold=0.0
-        )
-        found[device] = float(regularizer.get_cost())
-    return found
-
-
-def run(options: argparse.Namespace) -> list[dict[str, Any]]:
-    """All seeds; one row a seed and network."""
-    rows: list[dict[str, Any]] = []
-    for seed in range(options.seeds):
-        torch.manual_seed(seed)
-        data = load_digits(seed)
-        first = CifarNet(options.width)
-        train(first, data, options.epochs, seed)
-        results = {"seed network": Result(accuracy(first, data), first, to_onnx(first))}
-        for kind in ("latency", "flops"):
-            results[f"Gamma{kind.title()}"] = slimmed(first, data, kind, options, seed)
-        seconds = measured_s({name: result.onnx for name, result in results.items()})
-        for name, result in results.items():
-            row = {"seed": seed, "network": name, "accuracy": result.accuracy,
-                   "measured_s": seconds[name], **predicted_s(result.model, options)}  # fmt: skip
-            rows.append(row)
-            print(_line(row, options), flush=True)
-    return rows
-
-
-def _line(row: dict[str, Any], options: argparse.Namespace) -> str:
-    return (
-        f"seed {row['seed']}  {row['network']:<13} accuracy {100 * row['accuracy']:5.1f} %  "
-        f"measured {1e6 * row['measured_s']:7.1f} us  predicted "
-        + "  ".join(f"{d} {1e6 * row[d]:7.1f} us" for d in (options.device, options.also))
+def predicted_s(model: nn.Module, device: str, service: Any) -> float:
+    """Latency on a device by the service, every channel alive."""
+    regularizer = GammaLatencyRegularizer(
+        model, torch.zeros(IMAGE), device=device, service=service, threshold=0.0
     )
+    return float(regularizer.get_cost())
 
 
-def report(rows: list[dict[str, Any]]) -> None:
-    """Means over all seeds."""
-    first = [row for row in rows if row["network"] == "seed network"]
-    for name in dict.fromkeys(row["network"] for row in rows):
-        own = [row for row in rows if row["network"] == name]
-        faster = [a["measured_s"] / b["measured_s"] for a, b in zip(own, first, strict=True)]
-        lost = [b["accuracy"] - a["accuracy"] for a, b in zip(own, first, strict=True)]
-        mean = 100 * float(np.mean([row["accuracy"] for row in own]))
-        print(
-            f"mean of {len(own)}: {name:<13} accuracy {mean:.1f} % "
-            f"({-100 * np.mean(lost):+.1f} points), {np.mean(faster):.2f} of the seed's latency"
-        )
-
-
-def parse(words: list[str] | None = None) -> argparse.Namespace:
-    """The command line."""
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--service", default="http://127.0.0.1:8000")
-    parser.add_argument("--device", default="my-machine", help="the one to be fast on")
-    parser.add_argument("--also", default="v100", help="another one to predict for")
-    parser.add_argument("--seeds", type=int, default=1)
-    parser.add_argument("--width", type=int, default=128, help="channels of the seed network")
-    parser.add_argument("--epochs", type=int, default=12)
-    parser.add_argument("--share", type=float, default=0.45, help="of the cost that is to be left")
-    parser.add_argument("--strength", type=float, default=1.5, help="in units of 1 / cost")
-    return parser.parse_args(words)
+def networks(options: argparse.Namespace, seed: int) -> dict[str, Result]:
+    """The network that a seed gives, and what either penalty makes of it."""
+    torch.manual_seed(seed)
+    data = load_digits(seed)
+    first = CifarNet(options.width)
+    train(first, data, options.epochs, seed)
+    results = {"seed network": Result(accuracy(first, data), first, to_onnx(first))}
+    for kind in ("latency", "flops"):
+        results[f"Gamma{kind.title()}"] = slimmed(first, data, kind, options, seed)
+    return results
 
 
 if __name__ == "__main__":
-    report(run(parse()))
+    report(compare(parse(__doc__), networks, predicted_s))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 from typing import Any
 
 import numpy as np
@@ -15,6 +14,7 @@ onnxruntime = pytest.importorskip("onnxruntime")
 from client_tests.keras.networks import randomise  # noqa: E402
 from client_tests.keras.test_prune import kill_gammas  # noqa: E402
 from examples import digits_keras  # noqa: E402
+from examples.digits import compare, parse, report  # noqa: E402
 from latency_client.keras import GammaFlopsRegularizer  # noqa: E402
 from latency_client.service import HttpService  # noqa: E402
 
@@ -39,10 +39,10 @@ def test_the_network_is_as_large_as_the_other_examples(service: HttpService) -> 
     pytest.importorskip("torch")
     from examples import digits_torch
 
-    options = argparse.Namespace(device="v100", also="p100", service=service)
-    here = digits_keras.predicted_s(digits_keras.cifarnet(), options)
-    there = digits_torch.predicted_s(digits_torch.CifarNet(), options)
-    assert here == pytest.approx(there, rel=1e-6)
+    for device in ("v100", "p100"):
+        here = digits_keras.predicted_s(digits_keras.cifarnet(), device, service)
+        there = digits_torch.predicted_s(digits_torch.CifarNet(), device, service)
+        assert here == pytest.approx(there, rel=1e-6)
     flops = GammaFlopsRegularizer(digits_keras.cifarnet(), service=service).get_cost()
     # 20 MFLOP at least, or there would be nothing to save
     assert float(flops) > 20e6
@@ -55,9 +55,15 @@ def test_a_layer_that_the_file_cannot_hold_is_named() -> None:
         digits_keras.to_onnx(model)
 
 
-def test_both_examples_have_one_command_line() -> None:
-    pytest.importorskip("torch")
-    from examples import digits_torch
+def test_the_example_runs(service_url: str, capsys: pytest.CaptureFixture[str]) -> None:
+    pytest.importorskip("sklearn")
+    words = ["--service", service_url, "--device", "t4", "--also", "p100", "--width", "16"]
+    options = parse("", [*words, "--epochs", "1", "--share", "0.97"])
+    rows = compare(options, digits_keras.networks, digits_keras.predicted_s)
+    report(rows)
 
-    words = ["--device", "here", "--epochs", "3"]
-    assert vars(digits_keras.parse(words)) == vars(digits_torch.parse(words))
+    assert [row["network"] for row in rows] == ["seed network", "GammaLatency", "GammaFlops"]
+    for row in rows:
+        assert 0.0 <= row["accuracy"] <= 1.0
+        assert min(row["measured_s"], row["t4"], row["p100"]) > 0.0
+    assert "of the seed's latency" in capsys.readouterr().out

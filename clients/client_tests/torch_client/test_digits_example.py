@@ -5,14 +5,16 @@ import torch
 from torch import nn
 
 from examples import digits_torch
+from examples.digits import compare, parse, report
 
 pytest.importorskip("sklearn")
 
 
 def test_the_example_runs(service_url: str, capsys: pytest.CaptureFixture[str]) -> None:
     words = ["--service", service_url, "--device", "t4", "--also", "p100", "--width", "16"]
-    rows = digits_torch.run(digits_torch.parse([*words, "--epochs", "1", "--share", "0.97"]))
-    digits_torch.report(rows)
+    options = parse("", [*words, "--epochs", "1", "--share", "0.97"])
+    rows = compare(options, digits_torch.networks, digits_torch.predicted_s)
+    report(rows)
 
     assert [row["network"] for row in rows] == ["seed network", "GammaLatency", "GammaFlops"]
     for row in rows:
