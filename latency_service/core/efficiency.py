@@ -26,6 +26,9 @@ from latency_service.core.geometry import Dim
 # of 4 (Lavin and Gray 2016).
 MOST_UTILISATION: Mapping[str, float] = {"Conv/dense": 4.0, "Conv/grouped": 4.0}
 
+# What a kernel reads and writes.
+MOVED = (Dim.IN_ELEMENTS, Dim.OUT_ELEMENTS, Dim.CONSTANT_ELEMENTS, Dim.EXTRA_ELEMENTS)
+
 
 @dataclass(frozen=True, slots=True)
 class FamilyModel:
@@ -62,9 +65,13 @@ class FamilyModel:
 
     def base_s(self, dims: FloatArray, itemsize: float) -> FloatArray:
         """(...) seconds of the family's own roofline at (..., D) dimensions."""
-        seconds = moved_bytes(dims, itemsize) / self.bytes_per_s
+        return self.roofline_s(moved_bytes(dims, itemsize), dims[..., Dim.WORK])
+
+    def roofline_s(self, moved: FloatArray, work: FloatArray) -> FloatArray:
+        """(...) seconds of the family's own roofline at (...) bytes and FLOPs."""
+        seconds = moved / self.bytes_per_s
         if self.flops_per_s is not None:
-            seconds = np.maximum(seconds, dims[..., Dim.WORK] / self.flops_per_s)
+            seconds = np.maximum(seconds, work / self.flops_per_s)
         total: FloatArray = self.fixed_s + seconds
         return total
 
@@ -86,12 +93,7 @@ class FamilyModel:
 
 def moved_bytes(dims: FloatArray, itemsize: float) -> FloatArray:
     """(...) bytes that a kernel reads and writes at least."""
-    moved: FloatArray = itemsize * (
-        dims[..., Dim.IN_ELEMENTS]
-        + dims[..., Dim.OUT_ELEMENTS]
-        + dims[..., Dim.CONSTANT_ELEMENTS]
-        + dims[..., Dim.EXTRA_ELEMENTS]
-    )
+    moved: FloatArray = itemsize * dims[..., MOVED].sum(axis=-1)
     return moved
 
 

@@ -61,7 +61,7 @@ def _waves(rows: int, cols: int, units: int) -> Feature:
             * np.ceil(dims[..., Dim.ROWS] / rows)
             * np.ceil(dims[..., Dim.COLS] / cols)
         )
-        return _log(np.ceil(tiles / units) * units / tiles)
+        return _log(np.ceil(tiles / units) * units / np.maximum(tiles, 1.0))
 
     return feature
 
@@ -89,7 +89,7 @@ def _patch_padding(side: int) -> Feature:
     def feature(dims: FloatArray) -> FloatArray:
         covered = _patches(side)(dims) * side**2
         padding: FloatArray = np.where(
-            dims[..., Dim.TAPS] > 1.0, _log(covered / dims[..., Dim.ROWS]), 0.0
+            dims[..., Dim.TAPS] > 1.0, _log(covered / np.maximum(dims[..., Dim.ROWS], 1.0)), 0.0
         )
         return padding
 

@@ -1,8 +1,6 @@
-"""Seconds of a network's kernels on a calibrated device: at one structure, or at many.
+"""Seconds of a network's kernels on a calibrated device, at one structure.
 
-Every feature of a family depends on the layer's input channels, on its output channels or on
-neither, so a kernel function is a product of three factors: for ten thousand sub-networks each
-factor is evaluated once per distinct channel count, not once per sub-network.
+latency_service/core/sweep.py does the same for many structures at once.
 """
 
 from __future__ import annotations
@@ -14,7 +12,6 @@ import numpy.typing as npt
 
 from latency_service.core.costs import CostModel, FloatArray, Kernels
 from latency_service.core.efficiency import Efficiency, FamilyModel, moved_bytes
-from latency_service.core.features import features_of
 from latency_service.core.geometry import Dim, Follows
 from latency_service.core.live import live_counts
 from latency_service.core.units import BYTES_PER_ELEMENT
@@ -93,7 +90,7 @@ class Predictor:
         self.efficiency = efficiency
         self.assigned = assign(kernels, efficiency)
         self._full_in, self._full_out, _ = live_counts(costs, costs.sizes)
-        self._per_element = np.array(
+        self.per_element = np.array(
             [
                 efficiency.merged.get(f"{dtype} {merges}", 0.0) if merges else 0.0
                 for dtype, merges in zip(kernels.dtypes, kernels.merges, strict=True)
@@ -101,12 +98,12 @@ class Predictor:
         )
 
         self._itemsizes = np.array([BYTES_PER_ELEMENT[dtype] for dtype in kernels.dtypes])
-        self._cached_s_per_byte = np.zeros(len(kernels.layers))
+        self.cached_s_per_byte = np.zeros(len(kernels.layers))
         for group in self.assigned:
             if group.model is not None:
-                self._cached_s_per_byte[list(group.kernels)] = group.model.cached_s_per_byte
+                self.cached_s_per_byte[list(group.kernels)] = group.model.cached_s_per_byte
 
-        self._sooner = np.array(
+        self.sooner = np.array(
             [efficiency.alone_s * family.startswith(_IN_ROWS) for family in kernels.families]
         )
 
@@ -181,23 +178,24 @@ class Predictor:
         for group in self.assigned:
             rows = np.array(group.kernels, dtype=np.int64)
             if group.model is None:
-                seconds[rows] = self._unmeasured(group, dims[rows])
+                moved = moved_bytes(dims[rows], self._itemsize(group))
+                seconds[rows] = self.unmeasured_s(group, moved, dims[rows, Dim.WORK])
                 spread[rows] = _UNKNOWN_SPREAD
             else:
                 seconds[rows] = self._like(group, dims[rows])
                 fixed[rows] = group.model.fixed_s
                 spread[rows] = group.model.spread * (1.0 if group.exact else _ALIKE_SPREAD)
-        seconds += self._per_element * dims[:, Dim.OUT_ELEMENTS] + self.efficiency.dispatch_s
-        seconds = self._among_others(seconds, self._sooner)
+        seconds += self.per_element * dims[:, Dim.OUT_ELEMENTS] + self.efficiency.dispatch_s
+        seconds = self.among_others(seconds, self.sooner)
         runs = kernels.times * alive[kernels.layers]
         constants = self._constant_bytes(dims)
         if kept is None:
             kept = float(self.efficiency.kept_share((constants * runs).sum()))
-        seconds -= kept * self._cached_s_per_byte * constants
+        seconds -= kept * self.cached_s_per_byte * constants
         fixed = np.minimum(fixed + self.efficiency.dispatch_s, 0.5 * seconds)
         return Structure(seconds * runs, fixed * runs, spread, dims)
 
-    def _among_others(self, seconds: FloatArray, sooner: FloatArray | float) -> FloatArray:
+    def among_others(self, seconds: FloatArray, sooner: FloatArray | float) -> FloatArray:
         """(...) seconds of kernels in a network, of (...) seconds on their own."""
         left: FloatArray = np.maximum(seconds - sooner, _LEAST_SHARE * seconds)
         return left
@@ -224,16 +222,22 @@ class Predictor:
     def _like(self, group: Assigned, dims: FloatArray) -> FloatArray:
         """Seconds by the group's model; one that stands in for another moves all bytes at least."""
         assert group.model is not None
-        seconds = group.model.seconds(dims, self._itemsize(group))
-        return seconds if group.exact else np.maximum(seconds, self._least(group, dims))
+        itemsize = self._itemsize(group)
+        seconds = group.model.seconds(dims, itemsize)
+        if not group.exact:
+            seconds = np.maximum(seconds, self.least_s(moved_bytes(dims, itemsize)))
+        return seconds
 
-    def _least(self, group: Assigned, dims: FloatArray) -> FloatArray:
-        sets = moved_bytes(dims, self._itemsize(group))
-        least: FloatArray = sets / self.bandwidths(sets)
+    def least_s(self, moved: FloatArray) -> FloatArray:
+        """(...) seconds in which the smallest memory that holds them moves (...) bytes."""
+        least: FloatArray = moved / self.bandwidths(moved)
         return least
 
-    def _unmeasured(self, group: Assigned, dims: FloatArray) -> FloatArray:
-        """The roofline of the best rates measured, with the fixed time of an addition."""
+    def unmeasured_s(self, group: Assigned, moved: FloatArray, work: FloatArray) -> FloatArray:
+        """(...) seconds of kernels that no family describes, at (...) bytes and FLOPs.
+
+        The roofline of the best rates measured, with the fixed time of an addition.
+        """
         dtype = self.kernels.dtypes[group.kernels[0]]
         models = self.efficiency.families
         like = next((models[n] for n in (f"{dtype} Add", f"{dtype} Relu") if n in models), None)
@@ -243,168 +247,17 @@ class Predictor:
             for name, model in models.items()
             if model.flops_per_s is not None and name.startswith(f"{dtype} ")
         ]
-        seconds = moved_bytes(dims, self._itemsize(group)) / bandwidth
+        seconds = moved / bandwidth
         if rates:
-            seconds = np.maximum(seconds, dims[..., Dim.WORK] / max(rates))
+            seconds = np.maximum(seconds, work / max(rates))
         total: FloatArray = seconds + (0.0 if like is None else like.fixed_s)
         return total
-
-    def totals_s(self, counts: FloatArray) -> FloatArray:
-        """(N,) seconds of the whole network at (N, G) live channels."""
-        n_in, n_out, alive = live_counts(self.costs, counts)
-        total = np.zeros(len(counts))
-        for group in self.assigned:
-            for position in group.kernels:
-                layer = int(self.kernels.layers[position])
-                total += self._column(
-                    group, position, n_in[:, layer], n_out[:, layer], alive[:, layer]
-                )
-        return total - self._saved_s(n_in, n_out, alive)
-
-    def _saved_s(self, n_in: FloatArray, n_out: FloatArray, alive: FloatArray) -> FloatArray:
-        """(N,) seconds saved by constants that stay in the last cache."""
-        read, saved = np.zeros(len(n_in)), np.zeros(len(n_in))
-        kernels = self.kernels
-        full = self._constant_bytes(kernels.dims) * kernels.times
-        for position, (layer, size) in enumerate(zip(kernels.layers, full, strict=True)):
-            if not size:
-                continue
-            rule = kernels.follows[position][Dim.CONSTANT_ELEMENTS]
-            live = size * alive[:, layer]
-            if rule in (Follows.READS, Follows.BOTH):
-                live = live * _share(n_in[:, layer], self._full_in[layer])
-            if rule in (Follows.WRITES, Follows.BOTH):
-                live = live * _share(n_out[:, layer], self._full_out[layer])
-            read += live
-            saved += self._cached_s_per_byte[position] * live
-        result: FloatArray = self.efficiency.kept_share(read) * saved
-        return result
-
-    def _column(
-        self,
-        group: Assigned,
-        position: int,
-        n_in: FloatArray,
-        n_out: FloatArray,
-        alive: FloatArray,
-    ) -> FloatArray:
-        """(N,) seconds of one kernel at (N,) live channels of its layer."""
-        kernels, layer = self.kernels, int(self.kernels.layers[position])
-        follows = kernels.follows[position]
-        ins, at_in = _distinct(_share(n_in, self._full_in[layer]), follows, Follows.READS)
-        outs, at_out = _distinct(_share(n_out, self._full_out[layer]), follows, Follows.WRITES)
-        itemsize = BYTES_PER_ELEMENT[kernels.dtypes[position]]
-        row, sooner = kernels.dims[position], float(self._sooner[position])
-        if len(ins) * len(outs) <= 2 * len(n_in):
-            dims = _scaled(row, follows, ins[:, None], outs[None, :])  # (I, O, D)
-            value = self._plain(group, dims, itemsize)
-            if group.model is not None and group.model.features and group.model.weights:
-                value = value * np.exp(_table(group.model, row, follows, ins, outs))
-            if not group.exact:
-                value = np.maximum(value, self._least(group, dims))
-            column = self._among_others(value + self._extra(position, dims), sooner)[at_in, at_out]
-        else:
-            dims = _scaled(row, follows, ins[at_in], outs[at_out])  # (N, D)
-            value = self._plain(group, dims, itemsize)
-            if group.model is not None and group.model.features and group.model.weights:
-                correction = _table(group.model, row, follows, ins, outs, (at_in, at_out))
-                value = value * np.exp(correction)
-            if not group.exact:
-                value = np.maximum(value, self._least(group, dims))
-            column = self._among_others(value + self._extra(position, dims), sooner)
-        result: FloatArray = column * kernels.times[position] * alive
-        return result
-
-    def _plain(self, group: Assigned, dims: FloatArray, itemsize: float) -> FloatArray:
-        if group.model is None:
-            return self._unmeasured(group, dims)
-        base: FloatArray = group.model.base_s(dims, itemsize) * np.exp(group.model.mean)
-        return base
-
-    def _extra(self, position: int, dims: FloatArray) -> FloatArray:
-        extra: FloatArray = (
-            self._per_element[position] * dims[..., Dim.OUT_ELEMENTS] + self.efficiency.dispatch_s
-        )
-        return extra
 
 
 def _share(live: FloatArray, full: FloatArray) -> FloatArray:
     """Live channels as a share of all; 1 where there are none."""
     share: FloatArray = np.where(full > 0, live / np.maximum(full, 1e-9), 1.0)
     return share
-
-
-def _distinct(share: FloatArray, follows: Places, what: Follows) -> tuple[FloatArray, Places]:
-    """Distinct values and where each row's stands; one value where nothing follows them."""
-    if what in follows or Follows.BOTH in follows:
-        values, places = np.unique(share, return_inverse=True)
-        return values, places.astype(np.int64)
-    return np.ones(1), np.zeros(len(share), dtype=np.int64)
-
-
-def _scaled(row: FloatArray, follows: Places, reads: FloatArray, writes: FloatArray) -> FloatArray:
-    """(..., D) live dimensions of one kernel at shares that broadcast to (...)."""
-    shape = np.broadcast_shapes(reads.shape, writes.shape)
-    dims = np.empty((*shape, len(row)))
-    for dim, rule in enumerate(follows):
-        factor: FloatArray | float = 1.0
-        if rule == Follows.READS:
-            factor = reads
-        elif rule == Follows.WRITES:
-            factor = writes
-        elif rule == Follows.BOTH:
-            factor = reads * writes
-        dims[..., dim] = np.round(row[dim] * factor, 6)
-    return dims
-
-
-def _table(
-    model: FamilyModel,
-    row: FloatArray,
-    follows: Places,
-    ins: FloatArray,
-    outs: FloatArray,
-    at: tuple[Places, Places] | None = None,
-) -> FloatArray:
-    """(I, O) corrections at all pairs of shares, without the mean; or (N,) at those of `at`."""
-    one = np.ones(1)
-    points, lengths = np.array(model.points), np.array(model.lengths)
-    by_in = _raw(model, _scaled(row, follows, ins, one))  # (I, F)
-    by_out = _raw(model, _scaled(row, follows, one, outs))  # (O, F)
-    base = _raw(model, _scaled(row, follows, one, one))[0]
-    moves_in = (np.abs(by_in - base) > 1e-12).any(axis=0)
-    moves_out = (np.abs(by_out - base) > 1e-12).any(axis=0) & ~moves_in
-    still = ~(moves_in | moves_out)
-    gap = base[still] / lengths[still] - points[:, still]
-    weights = np.array(model.weights) * np.exp(-0.5 * (gap * gap).sum(axis=1))
-    heavy = np.abs(weights) > 1e-9 * np.abs(weights).max()
-    points, weights = points[heavy], weights[heavy]
-    left = _factor(by_in[:, moves_in] / lengths[moves_in], points[:, moves_in]) * weights
-    right = _factor(by_out[:, moves_out] / lengths[moves_out], points[:, moves_out])
-    if at is None:
-        value: FloatArray = (left @ right.T).astype(np.float64)
-        return value
-    at_in, at_out = at
-    rows: FloatArray = np.empty(len(at_in))
-    for start in range(0, len(at_in), 512):
-        part = slice(start, start + 512)
-        rows[part] = np.einsum("nm,nm->n", left[at_in[part]], right[at_out[part]])
-    return rows
-
-
-def _raw(model: FamilyModel, dims: FloatArray) -> FloatArray:
-    known = features_of(model.flops_per_s is not None, model.units)
-    values: FloatArray = np.stack([known[name](dims) for name in model.features], axis=-1)
-    return values
-
-
-def _factor(x: FloatArray, points: FloatArray) -> FloatArray:
-    """(U, M) exp(-|x - point|^2 / 2), in single precision: corrections are a few per cent."""
-    if not x.shape[1]:
-        return np.ones((len(x), len(points)), dtype=np.float32)
-    distance = (x * x).sum(axis=1)[:, None] + (points * points).sum(axis=1) - 2.0 * x @ points.T
-    factor: FloatArray = np.exp(-0.5 * np.maximum(distance, 0.0).astype(np.float32))
-    return factor
 
 
 def interval_s(

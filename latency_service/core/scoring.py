@@ -11,6 +11,7 @@ from latency_service.core.costs import CostModel, FloatArray
 from latency_service.core.errors import OptionError
 from latency_service.core.live import live_counts
 from latency_service.core.roofline import LatencyModel
+from latency_service.core.sweep import totals_s
 
 # Rows evaluated at a time: their intermediate arrays stay in the processor's cache.
 _ROWS = 256
@@ -101,7 +102,7 @@ def latencies_s(models: Sequence[LatencyModel], counts: FloatArray) -> FloatArra
     out = np.empty((counts.shape[0], len(models)))
     for column, model in enumerate(models):
         if model.predictor is not None:
-            out[:, column] = model.predictor.totals_s(counts)
+            out[:, column] = totals_s(model.predictor, counts)
     plain = [(d, model) for d, model in enumerate(models) if model.predictor is None]
     for costs in {id(model.costs): model.costs for _, model in plain}.values():
         columns = [d for d, model in plain if model.costs is costs]

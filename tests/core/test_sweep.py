@@ -1,0 +1,111 @@
+"""Many structures at once cost what they cost one by one."""
+
+from __future__ import annotations
+
+import itertools
+import random
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import latency_service.core.sweep
+from latency_service.core.costing import cost_model
+from latency_service.core.efficiency import Efficiency
+from latency_service.core.graph import (
+    GraphInput,
+    Layer,
+    LayerGraph,
+    Output,
+    Parameter,
+    graph_from_json,
+    layer_graph,
+)
+from latency_service.core.predict import Predictor
+from latency_service.core.sweep import totals_s
+from latency_service.storage.published import published_files
+from tests.core.graphs import IMAGE, SEQUENCE, choosing, network
+
+FOLDER = Path(__file__).parents[2] / "device_profiles"
+SEEDS = st.integers(0, 10_000)
+
+
+@cache
+def efficiency() -> Efficiency:
+    """Of a card whose convolutions, products and elementwise operators were measured."""
+    files = published_files(FOLDER)
+    profile = next(file for file in files if file.key[0].startswith("v100")).read().profile
+    assert profile.efficiency is not None
+    return profile.efficiency
+
+
+def predictor(graph: LayerGraph) -> Predictor:
+    return Predictor(cost_model(graph, efficiency=efficiency()), efficiency())
+
+
+def drawn(found: Predictor, rows: int, seed: int) -> np.ndarray:
+    """(N, G) counts from nothing to full width; groups that cannot be pruned stay whole."""
+    chance = np.random.default_rng(seed)
+    columns = [
+        chance.integers(0, group.size + 1, rows) if group.prunable else np.full(rows, group.size)
+        for group in found.costs.groups
+    ]
+    return np.stack(columns, axis=1).astype(np.float64)
+
+
+def agree(found: Predictor, counts: np.ndarray) -> None:
+    one_by_one = [found.at(row).seconds.sum() for row in counts]
+    assert totals_s(found, counts) == pytest.approx(one_by_one, rel=2e-6, abs=1e-15)
+
+
+@given(seed=SEEDS, rows=st.sampled_from([1, 3, 40]))
+@settings(deadline=None, max_examples=60)
+def test_any_network(seed: int, rows: int) -> None:
+    chance = random.Random(seed)
+    blocks = [*chance.sample(sorted(IMAGE), 2), *chance.sample(sorted(SEQUENCE), 1)]
+    found = predictor(graph_from_json(network(blocks, choosing(seed))))
+    agree(found, drawn(found, rows, seed))
+
+
+def convolutions(*widths: int) -> Predictor:
+    """3x3 convolutions one behind the other over 7 x 5 positions."""
+    layers = []
+    for k, (depth, filters) in enumerate(itertools.pairwise(widths)):
+        kernel = Parameter("weight", (filters, depth, 3, 3))
+        layers.append(
+            Layer(
+                f"conv{k}",
+                "Conv",
+                (f"t{k}",),
+                (Output(f"t{k + 1}"),),
+                {"kernel_shape": [3, 3], "pads": [1, 1, 1, 1]},
+                (kernel,),
+            )
+        )
+    inputs = (GraphInput("t0", (2, widths[0], 7, 5)),)
+    graph = layer_graph(inputs, tuple(layers), (f"t{len(layers)}",))
+    return predictor(graph)
+
+
+@pytest.mark.parametrize("rows", [30, 60, 300])
+@pytest.mark.parametrize("entries", [0, 32])
+def test_every_way_to_find_a_correction(
+    monkeypatch: pytest.MonkeyPatch, rows: int, entries: int
+) -> None:
+    # 53 widths are more than 30 rows and fewer than 60; 53 x 59 pairs more than 300
+    monkeypatch.setattr(latency_service.core.sweep, "_ENTRIES_PER_ROW", entries)
+    found = convolutions(3, 53, 59, 11)
+    agree(found, drawn(found, rows, 7))
+
+
+def test_few_widths_are_evaluated_as_a_grid() -> None:
+    found = convolutions(3, 5, 7, 11)
+    agree(found, drawn(found, 300, 11))
+
+
+def test_no_rows_are_no_seconds() -> None:
+    found = convolutions(3, 5, 7)
+    assert totals_s(found, np.empty((0, len(found.costs.groups)))).shape == (0,)
