@@ -121,7 +121,9 @@ class _Builder:
             host = rows[merged.host]
             host.chain = merged
             before = sum(amount for _, amount in traffic.writes(host.node))
-            ids = host.node.outputs[0].ids
+            # inside an If, Loop or Scan every cost is a constant of all its runs
+            frozen = host.node.frozen
+            ids = None if frozen else host.node.outputs[0].ids
             after, constant = merged.end.bytes, 0.0
             for extra, amount in merged.extras:
                 if extra is None:
@@ -133,7 +135,7 @@ class _Builder:
                     continue
                 kernel = traffic.kernels(rows[member].node)
                 constant += kernel.constant
-                if ids is not None:
+                if ids is not None or frozen:
                     # the member's output has the host's channels, perhaps less often
                     own = rows[member].node.outputs[0].ids
                     after += kernel.per_out * (0 if own is None else own.size)
@@ -141,7 +143,7 @@ class _Builder:
                 rows[member].fused_into = merged.host
                 host.fuses.append(member)
             if ids is None:
-                more = BilinearForm(constant=constant + after - before)
+                more = BilinearForm(constant=host.node.times * (constant + after - before))
             else:
                 more = BilinearForm(constant=constant, per_out=(after - before) / ids.size)
             host.bytes = host.bytes.plus(more)

@@ -45,7 +45,8 @@ def chains(
 
     Args:
         same: whether two tensors' channels are the same groups in the same proportion, so that
-            both are functions of the host's live output channels.
+            both are functions of the host's live output channels. Inside an If, Loop or Scan
+            nothing is pruned, and nobody is asked.
 
     An intermediate is only hidden if one layer alone reads it and the network does not return it.
     """
@@ -60,7 +61,7 @@ def chains(
     taken = _patterned(nodes, outputs, rules, same, merged)
     steps = _steps(rules)
     for index, node in enumerate(nodes):
-        if node.frozen or not node.outputs or index in taken:
+        if not node.outputs or index in taken:
             continue
         chain = _joins(node, rules, steps, ends, readers, returned, same, nodes)
         if chain is None:
@@ -102,8 +103,8 @@ def _patterned(
             held = [m.outputs[0].ids for m in members if m.op.name != "Transpose"]
             if (
                 taken.intersection(match.members)
-                or any(member.frozen for member in members)
-                or not all(same(host.outputs[0].ids, ids) for ids in held)
+                or any(member.frozen is not host.frozen for member in members)
+                or not (host.frozen or all(same(host.outputs[0].ids, ids) for ids in held))
             ):
                 continue
             taken.update(match.members)
@@ -160,6 +161,8 @@ def _joins(
     # the operand that is ready last is the one that can still be merged
     chain = max(candidates, key=lambda found: found.members[-1])
     host = nodes[chain.host]
+    if host.frozen is not node.frozen:
+        return None
     activations = [tensor for tensor in node.inputs if tensor is not None]
     folds = (
         op in rules.fold
@@ -175,6 +178,8 @@ def _joins(
         )
         if not host.op.contraction or step_name(node) not in steps.get(held, ()):
             return None
+    if host.frozen:
+        return chain
     channels = [node.outputs[0].ids]
     channels += [
         node.in_ids[position]
