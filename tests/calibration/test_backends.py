@@ -8,6 +8,8 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 import numpy as np
+import onnx
+import onnx.numpy_helper
 import pytest
 
 from latency_service.calibration import backends
@@ -184,3 +186,11 @@ def _constant(model: bytes, place: int) -> np.ndarray:
 
     found = {value.name: value for value in onnx.load_from_string(model).graph.initializer}
     return numpy_helper.to_array(found[f"w{place}_0"]).copy()
+
+
+def test_a_power_with_a_number_is_a_square():
+    # networks write nothing else, and runtimes have a kernel of its own for it
+    work = Workload("Pow", ((5, 7), ()), learned=(1,), outputs=((5, 7),))
+    model, _ = build_model(work, 1)
+    (exponent,) = onnx.load_from_string(model).graph.initializer
+    assert onnx.numpy_helper.to_array(exponent) == 2.0
