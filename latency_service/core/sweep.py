@@ -40,7 +40,9 @@ def totals_s(predictor: Predictor, counts: FloatArray) -> FloatArray:
     for group in predictor.assigned:
         for position in group.kernels:
             sweep.add(group, position)
-    return sweep.total_s - predictor.efficiency.kept_share(sweep.constants) * sweep.kept_s
+    kept = predictor.efficiency.kept_share(sweep.constants)
+    near = predictor.efficiency.near_share(sweep.moved)
+    return sweep.total_s - kept * sweep.kept_s - near * sweep.near_s
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,12 +71,15 @@ class _Sweep:
         total_s: (N,) seconds so far.
         constants: (N,) bytes of constants that the network reads.
         kept_s: (N,) seconds that these would save if all were still in the last cache.
+        moved: (N,) bytes that the network reads and writes.
+        near_s: (N,) seconds that it would save with all of them in the nearer caches.
     """
 
     def __init__(self, predictor: Predictor, counts: FloatArray) -> None:
         self.predictor = predictor
         self.counts = counts
-        self.total_s, self.constants, self.kept_s = np.zeros((3, len(counts)))
+        zeros = np.zeros((5, len(counts)))
+        self.total_s, self.constants, self.kept_s, self.moved, self.near_s = zeros
         self._widths: dict[Share, _Widths] = {}
         self._factors: dict[object, _Factors] = {}
 
@@ -84,7 +89,8 @@ class _Sweep:
         layer = int(kernels.layers[position])
         read = self._of(predictor.costs.reads[layer])
         written = self._of(predictor.costs.writes[layer])
-        runs = (read.alive & written.alive) * kernels.times[position]
+        alive = read.alive & written.alive
+        runs = alive * kernels.times[position]
         kernel = _Kernel(predictor, group, position)
         factors = self._factors_of(kernel, read, written)
         follows = kernels.follows[position]
@@ -96,22 +102,24 @@ class _Sweep:
             outs = written.shares if writes else np.ones(1)
             seconds = kernel.seconds(ins, outs, None if factors is None else factors.table())
             at = (read.places if reads else 0, written.places if writes else 0)
-            self.total_s += seconds[at] * runs
+            seconds = seconds[at]
         else:
             correction = None
             if factors is not None:
                 small = factors.entries <= _ENTRIES_PER_ROW * len(runs)
                 find = factors.looked_up if small else factors.multiplied
                 correction = find(read.places, written.places)
-            self.total_s += kernel.seconds(read.of_rows, written.of_rows, correction) * runs
-        self._keep(kernel, read, written, runs)
-
-    def _keep(self, kernel: _Kernel, read: _Widths, written: _Widths, runs: FloatArray) -> None:
-        if not kernel.has_constants:
-            return
-        constants = kernel.constant_bytes(read.of_rows, written.of_rows) * runs
-        self.constants += constants
-        self.kept_s += kernel.cached_s_per_byte * constants
+            seconds = kernel.seconds(read.of_rows, written.of_rows, correction)
+        self.total_s += seconds * runs + predictor.call_s[position] * alive
+        kept_s: FloatArray | float = 0.0
+        if kernel.has_constants:
+            constants = kernel.constant_bytes(read.of_rows, written.of_rows)
+            self.constants += constants * runs
+            kept_s = kernel.cached_s_per_byte * constants
+            self.kept_s += kept_s * runs
+        if predictor.efficiency.near_s:
+            self.moved += kernel.moved_bytes(read.of_rows, written.of_rows) * alive
+            self.near_s += predictor.nearer(seconds - kept_s, predictor.near_s[position]) * runs
 
     def _of(self, share: Share) -> _Widths:
         found = self._widths.get(share)
@@ -169,12 +177,16 @@ class _Kernel:
         """(...) bytes of constants at (...) shares."""
         return self.itemsize * self._sum((Dim.CONSTANT_ELEMENTS,), reads, writes)
 
+    def moved_bytes(self, reads: FloatArray, writes: FloatArray) -> FloatArray:
+        """(...) bytes read and written at (...) shares."""
+        return self.itemsize * self._sum(MOVED, reads, writes)
+
     def seconds(
         self, reads: FloatArray, writes: FloatArray, correction: Table | None
     ) -> FloatArray:
         """(...) seconds at (...) shares; of one run."""
         predictor = self.predictor
-        moved = self.itemsize * self._sum(MOVED, reads, writes)
+        moved = self.moved_bytes(reads, writes)
         work = self._sum((Dim.WORK,), reads, writes)
         if self.model is None:
             value = predictor.unmeasured_s(self.group, moved, work)
