@@ -1,7 +1,7 @@
 """What machine this is, and how busy it was: the circumstances of a measurement.
 
-`detect` reads the hardware, its limits and its software, once; a `Snapshot` is cheap enough to be
-taken before and after every sample. Linux tells most; what another system does not tell is None.
+`detect` reads the hardware, its limits, its state and its software, once. Linux tells most; what
+another system does not tell is None.
 """
 
 from __future__ import annotations
@@ -13,18 +13,12 @@ import os
 import platform
 import re
 import subprocess
-import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from importlib import metadata
 from pathlib import Path, PurePosixPath
 from typing import Any
-
-try:
-    import resource
-except ImportError:  # not a POSIX system
-    resource = None  # type: ignore[assignment]
 
 _LIBRARIES = ("numpy", "onnxruntime", "onnxruntime-gpu", "torch")
 _INSTRUCTIONS = (
@@ -54,7 +48,6 @@ _CORES = {
     "0x4e": {"0x003": "Denver 2", "0x004": "Carmel"},
     "0xc0": {"0xac3": "Ampere-1", "0xac4": "Ampere-1a"},
 }  # fmt: skip
-_TICKS_PER_S = os.sysconf("SC_CLK_TCK") if hasattr(os, "sysconf") else 100
 # How the firmware of virtual machines calls itself.
 _GUESTS = ("Amazon EC2", "Google Compute", "Microsoft Corporation Virtual", "QEMU", "VMware", "Xen")
 _BASE = ("name", "uuid", "driver_version", "memory.total")
@@ -237,7 +230,7 @@ def detect(
         cuda: `torch_cuda` for a run on a GPU: it counts the multiprocessors, and sees GPUs that
             nvidia-smi does not.
     """
-    uname, ticks = machine.uname(), _ticks(machine)
+    uname = machine.uname()
     board = _board(machine)
     memory = _memory_bytes(machine)
     limits = [machine.number(f"{at}/memory.max") for at in _cgroups(machine, None)]
@@ -252,8 +245,8 @@ def detect(
         # Version 1 says "no limit" by a number larger than any memory.
         memory_limit_bytes=limit if limit is not None and limit < (memory or limit + 1) else None,
         load_average=tuple(float(n) for n in (machine.text("proc/loadavg") or "").split()[:3]),
-        cpu_pressure_percent=_pressure(machine, "avg10"),
-        stolen_ticks=None if ticks is None else ticks.stolen,
+        cpu_pressure_percent=_cpu_pressure_percent(machine),
+        stolen_ticks=_stolen_ticks(machine),
         system=release[1] if release else f"{uname.system} {uname.version}".strip(),
         kernel=f"{uname.system} {uname.release}".strip(),
         python=f"{platform.python_implementation()} {platform.python_version()}",
@@ -262,106 +255,15 @@ def detect(
     )
 
 
-@dataclass(frozen=True, slots=True)
-class Ticks:
-    """CPU time of the whole machine since it started, as /proc/stat counts it."""
-
-    busy: int
-    total: int
-    stolen: int
-
-
-@dataclass(frozen=True, slots=True)
-class Snapshot:
-    """Counters that only grow: two of them tell what happened in between.
-
-    Attributes:
-        own_cpu_s: CPU time of this process, all threads.
-        switches: times the calling thread (the process, where threads are not counted apart) had
-            to give up its CPU.
-        stalled_s: time in which some task of the machine waited for a CPU; 0 if nobody counts it.
-    """
-
-    ticks: Ticks | None
-    own_cpu_s: float
-    switches: int
-    stalled_s: float
-
-
-@dataclass(frozen=True, slots=True)
-class Contention:
-    """What others did to a measurement.
-
-    Attributes:
-        others_share: of all the machine's CPU time, what others used or the hypervisor took; None
-            if nobody counts it. A tick is 10 ms: it says little of shorter intervals.
-    """
-
-    stolen_ticks: int
-    switches: int
-    stalled_s: float
-    others_share: float | None
-
-    @property
-    def disturbed(self) -> bool:
-        """Whether the calling thread lost its CPU, to another task or another machine."""
-        return self.stolen_ticks > 0 or self.switches > 0
-
-
-def snapshot(machine: Machine = THIS_MACHINE) -> Snapshot:
-    """The counters now; it takes about a tenth of a millisecond."""
-    switches = 0
-    if resource is not None:
-        who = getattr(resource, "RUSAGE_THREAD", resource.RUSAGE_SELF)
-        switches = resource.getrusage(who).ru_nivcsw
-    return Snapshot(
-        ticks=_ticks(machine),
-        own_cpu_s=time.process_time(),
-        switches=switches,
-        stalled_s=(_pressure(machine, "total") or 0) * 1e-6,
-    )
-
-
-def contention(before: Snapshot, after: Snapshot) -> Contention:
-    """What happened between two snapshots of the same thread."""
-    stolen, share = 0, None
-    if before.ticks is not None and after.ticks is not None:
-        stolen = max(after.ticks.stolen - before.ticks.stolen, 0)
-        own = (after.own_cpu_s - before.own_cpu_s) * _TICKS_PER_S
-        busy = after.ticks.busy - before.ticks.busy - own
-        total = after.ticks.total - before.ticks.total
-        share = min(max(busy / total, 0.0), 1.0) if total > 0 else None
-    return Contention(
-        stolen_ticks=stolen,
-        switches=after.switches - before.switches,
-        stalled_s=after.stalled_s - before.stalled_s,
-        others_share=share,
-    )
-
-
-def busy_neighbours(
-    interval_s: float = 0.5,
-    machine: Machine = THIS_MACHINE,
-    sleep: Callable[[float], None] = time.sleep,
-) -> float | None:
-    """Share of the machine's CPU time that others use, watched for an interval; None: unknown."""
-    before = snapshot(machine)
-    sleep(interval_s)
-    return contention(before, snapshot(machine)).others_share
-
-
-def _ticks(machine: Machine) -> Ticks | None:
+def _stolen_ticks(machine: Machine) -> int | None:
     words = (machine.text("proc/stat") or "").partition("\n")[0].split()
-    # cpu user nice system idle iowait irq softirq steal guest guest_nice; guests count as user
-    if len(words) < 9 or words[0] != "cpu":
-        return None
-    times = [int(word) for word in words[1:9]]
-    return Ticks(busy=sum(times) - times[3] - times[4], total=sum(times), stolen=times[7])
+    # cpu user nice system idle iowait irq softirq steal guest guest_nice
+    return int(words[8]) if len(words) > 8 and words[0] == "cpu" else None
 
 
-def _pressure(machine: Machine, name: str) -> float | None:
+def _cpu_pressure_percent(machine: Machine) -> float | None:
     text = machine.text("proc/pressure/cpu") or ""
-    found = re.search(rf"^some\b.*\b{name}=([0-9.]+)", text, re.M)
+    found = re.search(r"^some\b.*\bavg10=([0-9.]+)", text, re.M)
     return float(found[1]) if found else None
 
 

@@ -9,13 +9,8 @@ from latency_service.calibration.environment import (
     Cache,
     Gpu,
     Machine,
-    Snapshot,
-    Ticks,
-    busy_neighbours,
-    contention,
     detect,
     run_command,
-    snapshot,
     torch_cuda,
 )
 
@@ -427,60 +422,3 @@ def test_torch_without_a_gpu_sees_none():
     if torch.cuda.is_available():
         pytest.skip("this machine has a GPU")
     assert torch_cuda() == ()
-
-
-def stat(user: int, idle: int, stolen: int) -> str:
-    return f"cpu  {user} 0 0 {idle} 0 0 0 {stolen} 0 0\n"
-
-
-def test_a_snapshot_reads_the_counters(tmp_path):
-    files = {
-        "proc/stat": "cpu  2 3 5 7 11 13 17 19 0 0\n",
-        "proc/pressure/cpu": "some avg10=1.00 avg60=1.00 avg300=1.00 total=23000000\n",
-    }
-    taken = snapshot(machine(tmp_path, files))
-
-    # busy: all but idle (7) and waiting for a disk (11)
-    assert taken.ticks == Ticks(busy=2 + 3 + 5 + 13 + 17 + 19, total=77, stolen=19)
-    assert taken.stalled_s == pytest.approx(23)
-
-
-def test_what_others_used_is_what_is_busy_less_our_own(monkeypatch):
-    monkeypatch.setattr("latency_service.calibration.environment._TICKS_PER_S", 100)
-    before = Snapshot(Ticks(1000, 5000, 7), own_cpu_s=1.0, switches=3, stalled_s=0.5)
-    after = Snapshot(Ticks(1070, 5200, 12), own_cpu_s=1.3, switches=3, stalled_s=0.75)
-    met = contention(before, after)
-
-    # 70 of 200 ticks were busy, of which 0.3 s * 100 ticks/s were our own
-    assert met.others_share == pytest.approx((70 - 30) / 200)
-    assert (met.stolen_ticks, met.switches, met.stalled_s) == (5, 0, 0.25)
-    assert met.disturbed
-
-
-@pytest.mark.parametrize(
-    ("stolen", "switches", "disturbed"), [(0, 0, False), (1, 0, True), (0, 1, True)]
-)
-def test_a_sample_is_disturbed_by_a_switch_or_a_stolen_tick(stolen, switches, disturbed):
-    before = Snapshot(Ticks(10, 20, 0), 0.0, 0, 0.0)
-    after = Snapshot(Ticks(10, 30, stolen), 0.0, switches, 3.0)
-
-    assert contention(before, after).disturbed is disturbed
-
-
-def test_busy_neighbours_watch_an_interval(tmp_path):
-    watched = machine(tmp_path, {"proc/stat": stat(user=1000, idle=9000, stolen=10)})
-    slept = []
-
-    def sleep(seconds: float) -> None:
-        slept.append(seconds)
-        # 1300 busy (300 of them stolen) and 700 idle ticks more
-        (tmp_path / "proc/stat").write_text(stat(user=2000, idle=9700, stolen=310))
-
-    share = busy_neighbours(0.5, watched, sleep)
-
-    assert slept == [0.5]
-    assert share == pytest.approx(1300 / 2000, abs=0.01)
-
-
-def test_busy_neighbours_are_unknown_where_nobody_counts(tmp_path):
-    assert busy_neighbours(0, machine(tmp_path)) is None
