@@ -16,7 +16,7 @@ from latency_client.keras import (  # noqa: F401
 )
 from latency_client.keras.adapt import adapt, expand, meter_of, shrink_to
 from latency_client.keras.budget import measure_widths
-from latency_client.keras.extract import Extraction, extract, register_layer
+from latency_client.keras.extract import Extraction, extract
 from latency_client.keras.family import (
     GammaActivationRegularizer,
     GammaFlopsRegularizer,
@@ -34,6 +34,7 @@ from latency_client.keras.family import (
 from latency_client.keras.gates import Gate, add_gates
 from latency_client.keras.masked import masked
 from latency_client.keras.prune import at_widths, prune, rebuild
+from latency_client.keras.registry import register_layer
 from latency_client.keras.regularizers import NetworkRegularizer
 from latency_client.keras.training import (
     ExpectedLatency,
