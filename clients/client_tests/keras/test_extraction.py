@@ -154,6 +154,14 @@ def test_an_example_of_another_size_is_refused() -> None:
         extract(model, keras.ops.zeros((2, 7, 13, 3)))
 
 
+@pytest.mark.parametrize("given", [1, 3])
+def test_another_number_of_inputs_is_refused(given: int) -> None:
+    images = [keras.Input((7, 11, 3)) for _ in range(2)]
+    model = keras.Model(images, L.Add()(images))
+    with pytest.raises(GraphError, match=f"takes 2 inputs, not {given}"):
+        extract(model, [keras.ops.zeros((1, 7, 11, 3))] * given)
+
+
 def test_what_is_not_understood_can_be_frozen(service: HttpService) -> None:
     image = keras.Input((7, 11, 3))
     x = L.Lambda(keras.ops.sort, name="mystery")(L.Conv2D(13, 3, padding="same", name="c")(image))

@@ -67,14 +67,14 @@ def extract(
     )
     flat = keras.tree.flatten(values)
     own = model.inputs if recorded(model) else None
+    if own is not None and len(flat) != len(own):
+        raise GraphError(f"the model takes {len(own)} inputs, not {len(flat)}")
     for position, value in enumerate(flat):
         open_batch = own is None or own[position].shape[0] is None
         if batch_size is not None and value.rank and open_batch:
             value.shape = (batch_size, *value.shape[1:])
         value.input = own[position].name if own else f"input_{position}" if position else "input"
     if own is not None:
-        if len(flat) != len(own):
-            raise GraphError(f"the model takes {len(own)} inputs, not {len(flat)}")
         known = {id(t): v for t, v in zip(own, flat, strict=True)}
         for tensor, value in zip(own, flat, strict=True):
             _check_input(tensor, value)
