@@ -82,8 +82,8 @@ class NetworkRegularizer:
             refresh_every: training steps after which `PenaltyCallback`, or a loop that calls
                 `step_done`, has the coefficients read again, in the background.
             algorithm: options of the algorithm, `{"l1_fraction": 0.5}` say.
-            options: of `describe`: batch_size, dtype, exclude (`regularizer_blacklist` is
-                MorphNet's name), input_boundary, output_boundary, cache, token, ...
+            options: batch_size, and those of `latency_client.network.Options`: dtype, exclude
+                (`regularizer_blacklist` is MorphNet's name), input_boundary, cache, token, ...
 
         Raises:
             NothingToPruneError: if no channel can be regularised.
@@ -91,9 +91,6 @@ class NetworkRegularizer:
             ServiceError: if the service gives no usable answer, and the cache has none.
             OptionError: for impossible options.
         """
-        blacklist = options.pop("regularizer_blacklist", None)
-        if blacklist is not None:
-            options["exclude"] = [*_listed(options.get("exclude")), *_listed(blacklist)]
         if device is not None and devices is not None:
             raise OptionError("pass device=... for one device or devices=[...] for several")
         if refresh_every is not None and refresh_every < 1:
@@ -349,10 +346,6 @@ class NetworkRegularizer:
         alive, full = sum(counts[g.id] for g in prunable), sum(g.size for g in prunable)
         lines.append(f"  {alive} of {full} prunable channels live")
         return "\n".join(lines)
-
-
-def _listed(value: str | Sequence[str] | None) -> list[str]:
-    return [value] if isinstance(value, str) else list(value or ())
 
 
 def _weights(combine: str, weights: Sequence[float] | None, count: int) -> Any:

@@ -65,15 +65,13 @@ class NetworkRegularizer:
             decorator: gets a layer's name and its strengths, returns other strengths.
             refresh_every: calls of `get_regularization_term` after which the coefficients are read
                 again at the structure of that moment, in the background.
-            options: of `describe`: batch_size, dtype, exclude, input_boundary, cache, token, ...
+            options: batch_size, batch_axis, and those of `latency_client.network.Options`: dtype,
+                exclude, input_boundary, cache, token, ...
 
         Raises:
             NothingToPruneError: if no channel can be regularised; there is no silent zero.
             LatencyClientError: if the graph or the coefficients cannot be had.
         """
-        blacklist = options.pop("regularizer_blacklist", None)
-        if blacklist is not None:
-            options["exclude"] = [*_listed(options.get("exclude")), *_listed(blacklist)]
         if combine not in ("weighted", "worst"):
             raise OptionError(f'combine={combine!r} is neither "weighted" nor "worst"')
         if refresh_every is not None and refresh_every < 1:
@@ -381,10 +379,6 @@ class NetworkRegularizer:
 
         self._refreshing = threading.Thread(target=ask, daemon=True)
         self._refreshing.start()
-
-
-def _listed(value: str | Sequence[str] | None) -> list[str]:
-    return [] if value is None else [value] if isinstance(value, str) else list(value)
 
 
 def _weights(weights: Sequence[float] | None, count: int) -> list[float]:
