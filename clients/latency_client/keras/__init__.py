@@ -4,6 +4,8 @@ regularizer = GammaLatencyRegularizer(model, example, device="v100")
 loss = task_loss + strength * regularizer.get_regularization_term()
 """
 
+from latency_client.adapt import adapt, expand, meter_of, shrink_to
+
 # each registers what it knows
 from latency_client.keras import (  # noqa: F401
     activations,
@@ -14,7 +16,6 @@ from latency_client.keras import (  # noqa: F401
     operations,
     shaping,
 )
-from latency_client.keras.adapt import adapt, expand, meter_of, shrink_to
 from latency_client.keras.budget import measure_widths
 from latency_client.keras.extract import Extraction, extract
 from latency_client.keras.family import (
