@@ -4,6 +4,15 @@ regularizer = GammaLatencyRegularizer(model, example, device="v100")
 loss = task_loss + strength * regularizer.get_regularization_term()
 """
 
+try:
+    import keras as _keras  # noqa: F401
+except ModuleNotFoundError as error:
+    raise ModuleNotFoundError(
+        f"Keras cannot be imported, for want of {error.name}. "
+        "Run: pip install 'latency-client[keras]'",
+        name=error.name,
+    ) from error
+
 from latency_client.adapt import adapt, expand, meter_of, shrink_to
 
 # each registers what it knows
