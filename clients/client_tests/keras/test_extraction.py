@@ -9,11 +9,11 @@ import pytest
 
 keras = pytest.importorskip("keras")
 
-from client_tests.keras.networks import SMALL, image_of, plain  # noqa: E402
-from latency_client.errors import GraphError, UnsupportedOperatorError  # noqa: E402
-from latency_client.keras import extract  # noqa: E402
-from latency_client.request import Request  # noqa: E402
-from latency_client.service import HttpService  # noqa: E402
+from client_tests.keras.networks import SMALL, image_of, plain
+from latency_client.errors import GraphError, UnsupportedOperatorError
+from latency_client.keras import extract
+from latency_client.request import Request
+from latency_client.service import HttpService
 
 L = keras.layers
 ZOO = {
