@@ -149,6 +149,17 @@ class Options:
         return tuple(Request(graph, device).with_options(**options) for device in devices)
 
 
+def named_devices(device: str | None, devices: Iterable[str] | None) -> list[str]:
+    """The devices of a regulariser: v100 where none is named.
+
+    Raises:
+        OptionError: if one is named, and several.
+    """
+    if device is not None and devices is not None:
+        raise OptionError("pass device=... for one device or devices=[...] for several")
+    return [device or "v100"] if devices is None else list(devices)
+
+
 def check_question(devices: Sequence[str], batch_size: int | None) -> None:
     """See that there is something to ask for.
 
