@@ -7,6 +7,7 @@ profile, found by the calibration from the runtime's own optimised graph.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
@@ -44,16 +45,16 @@ class Wiring:
                 if read is not None:
                     self.readers.setdefault(id(read), []).append(index)
 
+    def each(self, op: str) -> Iterator[tuple[int, Node]]:
+        """Layers of an operator, with their positions."""
+        return ((i, node) for i, node in enumerate(self.nodes) if node.layer.op == op)
+
     def only_reader(self, tensor: Tensor, *ops: str) -> int | None:
         """The one layer that reads a tensor, if its operator is one of those."""
         readers = self.readers.get(id(tensor), [])
         if len(readers) != 1 or id(tensor) in self.returned:
             return None
         return readers[0] if self.nodes[readers[0]].layer.op in ops else None
-
-    def reader(self, tensor: Tensor, *ops: str) -> Iterator[int]:
-        """Layers that read a tensor and have one of the operators."""
-        return (i for i in self.readers.get(id(tensor), []) if self.nodes[i].layer.op in ops)
 
     def source(self, tensor: Tensor | None, *ops: str) -> int | None:
         """The layer that writes a tensor, if its operator is one of those and nobody else reads."""
@@ -68,79 +69,64 @@ class Wiring:
 def _is_scalar_step(node: Node) -> bool:
     """Whether all operands but one are learned or known."""
     return len(_activations(node)) == 1 and all(
-        _size(parameter.shape) == 1 for parameter in node.parameters
+        math.prod(parameter.shape) == 1 for parameter in node.parameters
     )
-
-
-def _size(shape: Sequence[int]) -> int:
-    total = 1
-    for dim in shape:
-        total *= dim
-    return total
 
 
 def _activations(node: Node) -> list[Tensor]:
     return [t for t in node.inputs if t is not None and t.value is None]
 
 
-def _erf_of(wiring: Wiring, index: int) -> tuple[list[int], Tensor, int] | None:
-    """(layers, x, the last of them) of Erf(x / sqrt(2)) + 1 around an Erf."""
+def _shifted_erfs(wiring: Wiring) -> Iterator[tuple[list[int], Tensor, Tensor]]:
+    """(layers, x, what the last of them writes) of every Erf(x / sqrt(2)) + 1."""
     nodes = wiring.nodes
-    scaled = wiring.source(nodes[index].inputs[0], "Div", "Mul")
-    plus = wiring.only_reader(nodes[index].outputs[0], "Add")
-    if scaled is None or plus is None or not _is_scalar_step(nodes[scaled]):
-        return None
-    return [scaled, index, plus], _activations(nodes[scaled])[0], plus
+    for index, node in wiring.each("Erf"):
+        scaled = wiring.source(node.inputs[0], "Div", "Mul")
+        plus = wiring.only_reader(node.outputs[0], "Add")
+        if scaled is not None and plus is not None and _is_scalar_step(nodes[scaled]):
+            yield [scaled, index, plus], _activations(nodes[scaled])[0], nodes[plus].outputs[0]
 
 
 def _gelu(wiring: Wiring) -> Iterator[Match]:
     """(Erf(x / sqrt(2)) + 1) times x, times 1/2; or times x/2."""
     nodes = wiring.nodes
-    for index, node in enumerate(nodes):
-        found = _erf_of(wiring, index) if node.layer.op == "Erf" else None
-        if found is None:
+    for members, x, shifted in _shifted_erfs(wiring):
+        product = wiring.only_reader(shifted, "Mul")
+        if product is None:
             continue
-        members, x, plus = found
-        product = wiring.only_reader(nodes[plus].outputs[0], "Mul")
-        other = [] if product is None else _activations(nodes[product])
-        other = [t for t in other if t is not nodes[plus].outputs[0]]
-        if product is None or len(other) != 1:
+        other = [t for t in _activations(nodes[product]) if t is not shifted]
+        if len(other) != 1:
             continue
-        end = product
         if other[0] is x:
-            half = end = wiring.only_reader(nodes[product].outputs[0], "Mul") or -1
+            half = end = wiring.only_reader(nodes[product].outputs[0], "Mul")
         else:
-            half = wiring.source(other[0], "Mul") or -1
-            if half >= 0 and x not in _activations(nodes[half]):
+            half, end = wiring.source(other[0], "Mul"), product
+            if half is not None and x not in _activations(nodes[half]):
                 continue
-        if half >= 0:
-            members = sorted([*members, product, half])
-            yield Match(tuple(members), members[0], "Gelu", nodes[end].outputs[0])
+        if half is not None and end is not None:
+            yield _gelu_of([*members, product, half], nodes[end])
 
 
 def _gelu_halved(wiring: Wiring) -> Iterator[Match]:
     """(Erf(x / sqrt(2)) + 1) times 1/2, times x."""
     nodes = wiring.nodes
-    for index, node in enumerate(nodes):
-        found = _erf_of(wiring, index) if node.layer.op == "Erf" else None
-        if found is None:
-            continue
-        members, x, plus = found
-        half = wiring.only_reader(nodes[plus].outputs[0], "Mul")
+    for members, x, shifted in _shifted_erfs(wiring):
+        half = wiring.only_reader(shifted, "Mul")
         if half is None or not _is_scalar_step(nodes[half]):
             continue
         product = wiring.only_reader(nodes[half].outputs[0], "Mul")
         if product is not None and x in _activations(nodes[product]):
-            members = sorted([*members, half, product])
-            yield Match(tuple(members), members[0], "Gelu", nodes[product].outputs[0])
+            yield _gelu_of([*members, half, product], nodes[product])
+
+
+def _gelu_of(members: Sequence[int], end: Node) -> Match:
+    return Match(tuple(sorted(members)), min(members), "Gelu", end.outputs[0])
 
 
 def _swish(wiring: Wiring) -> Iterator[Match]:
     """Sigmoid(x) times x."""
     nodes = wiring.nodes
-    for index, node in enumerate(nodes):
-        if node.layer.op != "Sigmoid":
-            continue
+    for index, node in wiring.each("Sigmoid"):
         product = wiring.only_reader(node.outputs[0], "Mul")
         if product is not None and node.inputs[0] in _activations(nodes[product]):
             yield Match((index, product), index, "QuickGelu", nodes[product].outputs[0])
@@ -149,8 +135,8 @@ def _swish(wiring: Wiring) -> Iterator[Match]:
 def _scaled_product(wiring: Wiring) -> Iterator[Match]:
     """A product of activations with transposed or scaled operands and a scaled result."""
     nodes = wiring.nodes
-    for index, node in enumerate(nodes):
-        if node.layer.op != "MatMul" or node.parameter("weight") is not None:
+    for index, node in wiring.each("MatMul"):
+        if node.parameter("weight") is not None:
             continue
         members, end = [index], index
         for tensor in node.inputs:
@@ -177,9 +163,7 @@ def _absorbed(node: Node) -> bool:
 def _skip_normalisation(wiring: Wiring) -> Iterator[Match]:
     """An addition that only a LayerNormalization reads."""
     nodes = wiring.nodes
-    for index, node in enumerate(nodes):
-        if node.layer.op != "LayerNormalization":
-            continue
+    for index, node in wiring.each("LayerNormalization"):
         added = wiring.source(node.inputs[0], "Add")
         if added is not None and len(_activations(nodes[added])) == 2:
             yield Match((added, index), added, "SkipLayerNormalization", node.outputs[0])
@@ -188,9 +172,7 @@ def _skip_normalisation(wiring: Wiring) -> Iterator[Match]:
 def _layer_normalisation(wiring: Wiring) -> Iterator[Match]:
     """ReduceMean, Sub, Pow, ReduceMean, Add, Sqrt, Div, and a learned Mul and Add."""
     nodes = wiring.nodes
-    for index, node in enumerate(nodes):
-        if node.layer.op != "Sqrt":
-            continue
+    for index, node in wiring.each("Sqrt"):
         epsilon = wiring.source(node.inputs[0], "Add")
         variance = None if epsilon is None else wiring.source(nodes[epsilon].x, "ReduceMean")
         power = None if variance is None else wiring.source(nodes[variance].x, "Pow", "Mul")

@@ -8,8 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from latency_service.calibration import environment
 from latency_service.calibration.backends import Backend, open_backend
+from latency_service.calibration.environment import detect
+from latency_service.calibration.gpu import no_cuda, torch_cuda
 from latency_service.calibration.identity import resolve
 from latency_service.calibration.journal import Journal
 from latency_service.core.errors import CalibrationError, OptionError
@@ -101,7 +102,7 @@ def identify(
     """What this machine is, and which device that makes it."""
     on_gpu = backend.kind == "gpu"
     asks_cuda = on_gpu and job.backend == "torch"
-    found = environment.detect(cuda=environment.torch_cuda if asks_cuda else environment.no_cuda)
+    found = detect(cuda=torch_cuda if asks_cuda else no_cuda)
     named = destination.find(job.device)
     identity = resolve(
         job.device,
