@@ -41,6 +41,7 @@ from latency_service.core.kernels import find_kernels
 from latency_service.core.node import IdArray, Node
 from latency_service.core.ops import Traffic
 from latency_service.core.profile import FusionRules
+from latency_service.core.quantised_patterns import NOTHING
 from latency_service.core.units import FLOATING, RATE_DTYPE
 
 
@@ -114,12 +115,23 @@ class _Builder:
     def _fuse(self, rows: list[_Row], part: Partition, rules: FusionRules) -> None:
         def same(left: IdArray | None, right: IdArray | None) -> bool:
             if left is None or right is None:
-                return left is right
+                # channels that are never pruned are as good as none
+                known = right if left is None else left
+                return known is None or not any(
+                    part.prunable[group] for group, _ in self._share(part, known)
+                )
             return _proportional(self._share(part, left), self._share(part, right))
 
         for merged in chains(self.network.nodes, self.network.outputs, rules, same):
             host = rows[merged.host]
             host.chain = merged
+            if merged.runs_as == NOTHING:
+                for member in merged.members:
+                    rows[member].bytes = ZERO
+                    if member != merged.host:
+                        rows[member].fused_into = merged.host
+                        host.fuses.append(member)
+                continue
             before = sum(amount for _, amount in traffic.writes(host.node))
             # inside an If, Loop or Scan every cost is a constant of all its runs
             frozen = host.node.frozen

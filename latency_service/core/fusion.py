@@ -12,8 +12,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from latency_service.core.node import IdArray, Node, Tensor
-from latency_service.core.patterns import PATTERNS, Wiring
+from latency_service.core.patterns import PATTERNS
 from latency_service.core.profile import FusionRules
+from latency_service.core.wiring import Wiring
 
 
 @dataclass(slots=True)
@@ -25,7 +26,7 @@ class Chain:
         host: the contraction, else the first; it carries bytes, overhead and seconds.
         end: the tensor that the chain writes.
         extras: activations that later members read besides the chain itself.
-        runs_as: the operator that takes the members' place; None: the host's own.
+        runs_as: the operator that takes the members' place; None: the host's own; "": nothing.
     """
 
     members: list[int]
@@ -100,7 +101,11 @@ def _patterned(
         for match in find(wiring):
             members = [nodes[index] for index in match.members]
             host = nodes[match.host]
-            held = [m.outputs[0].ids for m in members if m.op.name != "Transpose"]
+            held = [
+                m.outputs[0].ids
+                for m in members
+                if m.op.name not in _OTHER_CHANNELS and m.outputs[0].size > 1
+            ]
             if (
                 taken.intersection(match.members)
                 or any(member.frozen is not host.frozen for member in members)
@@ -112,6 +117,9 @@ def _patterned(
             merged[match.host].append(chain)
     return taken
 
+
+# What these write has the channels of what they read, which need not be the host's.
+_OTHER_CHANNELS = frozenset({"Transpose", "DynamicQuantizeLinear"})
 
 Steps = dict[str, frozenset[str]]
 

@@ -9,72 +9,17 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Sequence
-from typing import NamedTuple
 
 from latency_service.core.node import Node, Tensor
-
-
-class Match(NamedTuple):
-    """A group of layers that runs as one.
-
-    Attributes:
-        members: positions, ascending.
-        host: position of the contraction, else of the first.
-        runs_as: the operator that takes their place.
-        end: what it writes.
-    """
-
-    members: tuple[int, ...]
-    host: int
-    runs_as: str
-    end: Tensor
-
-
-class Wiring:
-    """Who writes and who reads each tensor."""
-
-    def __init__(self, nodes: Sequence[Node], outputs: Sequence[Tensor]) -> None:
-        self.nodes = nodes
-        self.writer: dict[int, int] = {}
-        self.readers: dict[int, list[int]] = {}
-        self.returned = {id(tensor) for tensor in outputs}
-        for index, node in enumerate(nodes):
-            for written in node.outputs:
-                self.writer[id(written)] = index
-            for read in node.inputs:
-                if read is not None:
-                    self.readers.setdefault(id(read), []).append(index)
-
-    def each(self, op: str) -> Iterator[tuple[int, Node]]:
-        """Layers of an operator, with their positions."""
-        return ((i, node) for i, node in enumerate(self.nodes) if node.layer.op == op)
-
-    def only_reader(self, tensor: Tensor, *ops: str) -> int | None:
-        """The one layer that reads a tensor, if its operator is one of those."""
-        readers = self.readers.get(id(tensor), [])
-        if len(readers) != 1 or id(tensor) in self.returned:
-            return None
-        return readers[0] if self.nodes[readers[0]].layer.op in ops else None
-
-    def source(self, tensor: Tensor | None, *ops: str) -> int | None:
-        """The layer that writes a tensor, if its operator is one of those and nobody else reads."""
-        if tensor is None or id(tensor) in self.returned:
-            return None
-        index = self.writer.get(id(tensor))
-        if index is None or len(self.readers.get(id(tensor), [])) != 1:
-            return None
-        return index if self.nodes[index].layer.op in ops else None
+from latency_service.core.quantised_patterns import dynamic_product, quantised
+from latency_service.core.wiring import Match, Wiring, activations
 
 
 def _is_scalar_step(node: Node) -> bool:
     """Whether all operands but one are learned or known."""
-    return len(_activations(node)) == 1 and all(
+    return len(activations(node)) == 1 and all(
         math.prod(parameter.shape) == 1 for parameter in node.parameters
     )
-
-
-def _activations(node: Node) -> list[Tensor]:
-    return [t for t in node.inputs if t is not None and t.value is None]
 
 
 def _shifted_erfs(wiring: Wiring) -> Iterator[tuple[list[int], Tensor, Tensor]]:
@@ -84,7 +29,7 @@ def _shifted_erfs(wiring: Wiring) -> Iterator[tuple[list[int], Tensor, Tensor]]:
         scaled = wiring.source(node.inputs[0], "Div", "Mul")
         plus = wiring.only_reader(node.outputs[0], "Add")
         if scaled is not None and plus is not None and _is_scalar_step(nodes[scaled]):
-            yield [scaled, index, plus], _activations(nodes[scaled])[0], nodes[plus].outputs[0]
+            yield [scaled, index, plus], activations(nodes[scaled])[0], nodes[plus].outputs[0]
 
 
 def _gelu(wiring: Wiring) -> Iterator[Match]:
@@ -94,14 +39,14 @@ def _gelu(wiring: Wiring) -> Iterator[Match]:
         product = wiring.only_reader(shifted, "Mul")
         if product is None:
             continue
-        other = [t for t in _activations(nodes[product]) if t is not shifted]
+        other = [t for t in activations(nodes[product]) if t is not shifted]
         if len(other) != 1:
             continue
         if other[0] is x:
             half = end = wiring.only_reader(nodes[product].outputs[0], "Mul")
         else:
             half, end = wiring.source(other[0], "Mul"), product
-            if half is not None and x not in _activations(nodes[half]):
+            if half is not None and x not in activations(nodes[half]):
                 continue
         if half is not None and end is not None:
             yield _gelu_of([*members, product, half], nodes[end])
@@ -115,7 +60,7 @@ def _gelu_halved(wiring: Wiring) -> Iterator[Match]:
         if half is None or not _is_scalar_step(nodes[half]):
             continue
         product = wiring.only_reader(nodes[half].outputs[0], "Mul")
-        if product is not None and x in _activations(nodes[product]):
+        if product is not None and x in activations(nodes[product]):
             yield _gelu_of([*members, half, product], nodes[product])
 
 
@@ -128,7 +73,7 @@ def _swish(wiring: Wiring) -> Iterator[Match]:
     nodes = wiring.nodes
     for index, node in wiring.each("Sigmoid"):
         product = wiring.only_reader(node.outputs[0], "Mul")
-        if product is not None and node.inputs[0] in _activations(nodes[product]):
+        if product is not None and node.inputs[0] in activations(nodes[product]):
             yield Match((index, product), index, "QuickGelu", nodes[product].outputs[0])
 
 
@@ -143,7 +88,7 @@ def _scaled_product(wiring: Wiring) -> Iterator[Match]:
             step = wiring.source(tensor, "Mul", "Div", "Transpose")
             while step is not None and _absorbed(nodes[step]):
                 members.append(step)
-                step = wiring.source(_activations(nodes[step])[0], "Mul", "Div", "Transpose")
+                step = wiring.source(activations(nodes[step])[0], "Mul", "Div", "Transpose")
         after = wiring.only_reader(node.outputs[0], "Mul", "Div")
         if after is not None and _is_scalar_step(nodes[after]):
             members.append(after)
@@ -165,7 +110,7 @@ def _skip_normalisation(wiring: Wiring) -> Iterator[Match]:
     nodes = wiring.nodes
     for index, node in wiring.each("LayerNormalization"):
         added = wiring.source(node.inputs[0], "Add")
-        if added is not None and len(_activations(nodes[added])) == 2:
+        if added is not None and len(activations(nodes[added])) == 2:
             yield Match((added, index), added, "SkipLayerNormalization", node.outputs[0])
 
 
@@ -189,7 +134,7 @@ def _layer_normalisation(wiring: Wiring) -> Iterator[Match]:
         end = divided
         for op in ("Mul", "Add"):
             following = wiring.only_reader(nodes[end].outputs[0], op)
-            if following is None or len(_activations(nodes[following])) != 1:
+            if following is None or len(activations(nodes[following])) != 1:
                 break
             members.append(following)
             end = following
@@ -198,6 +143,8 @@ def _layer_normalisation(wiring: Wiring) -> Iterator[Match]:
 
 
 PATTERNS: dict[str, Callable[[Wiring], Iterator[Match]]] = {
+    "quantised": quantised,
+    "dynamic-product": dynamic_product,
     "layer-normalisation": _layer_normalisation,
     "gelu": _gelu,
     "gelu-halved": _gelu_halved,

@@ -29,6 +29,7 @@ class Job:
     Attributes:
         device: its name or alias, or the name of a new device.
         backend: of `latency_service.calibration.backends`.
+        dtypes: of the tensors; none: those that networks on the backend's processor have.
         budget_s: seconds for everything.
     """
 
@@ -36,7 +37,7 @@ class Job:
     backend: str = "onnxruntime"
     provider: str | None = None
     threads: int = 1
-    dtypes: tuple[str, ...] = ("float32",)
+    dtypes: tuple[str, ...] = ()
     budget_s: float = 180.0
     seed: int = 0
 
@@ -48,6 +49,7 @@ class Run:
     Attributes:
         sheet: the device's data-sheet profile, if it has one.
         machine: what this machine is, and the state that it is in.
+        shares: of the budget, by dtype.
         journal: holds what an interrupted run has measured already.
         recording: where the whole measurement will be.
         messages: what the user should know about the device that was found.
@@ -58,6 +60,7 @@ class Run:
     device: Device
     sheet: Profile | None
     machine: Mapping[str, Any]
+    shares: Mapping[str, float]
     journal: Journal
     recording: Path
     messages: tuple[str, ...] = ()
@@ -81,7 +84,8 @@ def begin(job: Job, destination: Destination, folder: Path) -> Run:
     backend = open_backend(job.backend, job.provider, job.threads)
     destination.check()
     device, sheet, machine, messages = identify(job, backend, destination)
-    stem = f"{device.slug}.{re.sub(r'[^a-z0-9.-]', '-', backend.runtime)}.{'-'.join(job.dtypes)}"
+    shares = _shares(job, backend)
+    stem = f"{device.slug}.{re.sub(r'[^a-z0-9.-]', '-', backend.runtime)}.{'-'.join(shares)}"
     facts = {key: value for key, value in backend.facts().items() if key in _LASTING}
     facts["processor"] = machine.get("cpu", {}).get("model")
     header = {**facts, "device": device.slug, "runtime": backend.runtime}
@@ -93,7 +97,16 @@ def begin(job: Job, destination: Destination, folder: Path) -> Run:
             "LATENCY_SERVICE_DATA_DIRECTORY name another folder"
         ) from None
     recording = folder / f"{stem}.measured.jsonl.gz"
-    return Run(job, backend, device, sheet, machine, journal, recording, messages)
+    return Run(job, backend, device, sheet, machine, shares, journal, recording, messages)
+
+
+def _shares(job: Job, backend: Backend) -> Mapping[str, float]:
+    """Shares of the budget: as named, else mostly float32, and what runs quantised networks."""
+    if job.dtypes:
+        return dict.fromkeys(job.dtypes, 1.0 / len(job.dtypes))
+    if backend.kind == "cpu" and job.backend == "onnxruntime":
+        return {"float32": 0.85, "int8": 0.15}
+    return {"float32": 1.0}
 
 
 def identify(

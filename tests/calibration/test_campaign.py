@@ -107,7 +107,7 @@ def test_slow_devices_keep_the_budget_too(backend: FakeBackend, tmp_path: Path):
 
 
 def test_every_dtype_gets_its_share(backend: FakeBackend, tmp_path: Path):
-    found = measure(backend, tmp_path, budget_s=60.0, dtypes=("float32", "int8"))
+    found = measure(backend, tmp_path, budget_s=60.0, shares={"float32": 0.5, "int8": 0.5})
     counts = Counter(
         "int8" if "Integer" in s.workload.op or "QLinear" in s.workload.op else s.workload.dtype
         for s in found.samples
