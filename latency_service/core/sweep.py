@@ -15,8 +15,7 @@ import numpy.typing as npt
 
 from latency_service.core.channels import Share
 from latency_service.core.costs import FloatArray
-from latency_service.core.efficiency import MOVED, FamilyModel
-from latency_service.core.features import features_of
+from latency_service.core.efficiency import MOVED
 from latency_service.core.geometry import Dim, Follows
 from latency_service.core.predict import Assigned, Predictor
 from latency_service.core.units import BYTES_PER_ELEMENT
@@ -192,15 +191,13 @@ class _Kernel:
         )
 
     def features(self, shares: FloatArray, of_inputs: bool) -> FloatArray:
-        """(V, F) features at (V,) shares of its inputs' channels alive, or of its outputs'."""
+        """(V, F) scaled features at (V,) shares of its inputs' channels alive, or its outputs'."""
         assert self.model is not None
         one = np.ones(1)
         reads, writes = (shares, one) if of_inputs else (one, shares)
         columns = [self._sum((dim,), reads, writes) for dim in Dim]
         dims = np.round(np.stack(np.broadcast_arrays(*columns), axis=-1), 6)
-        known = features_of(self.model.flops_per_s is not None, self.model.units)
-        values: FloatArray = np.stack([known[name](dims) for name in self.model.features], axis=-1)
-        return values
+        return self.model.features_at(dims)
 
     def _sum(self, which: tuple[Dim, ...], reads: FloatArray, writes: FloatArray) -> FloatArray:
         """(...) the sum of some dimensions at (...) shares."""
@@ -235,13 +232,13 @@ class _Factors:
         moves_in = (np.abs(by_in - base) > 1e-12).any(axis=0)
         moves_out = (np.abs(by_out - base) > 1e-12).any(axis=0) & ~moves_in
         still = ~(moves_in | moves_out)
-        points, lengths = _scaled_points(model)
-        gap = base[still] / lengths[still] - points[:, still]
+        points = np.array(model.points)
+        gap = base[still] - points[:, still]
         weights = np.array(model.weights) * np.exp(-0.5 * (gap * gap).sum(axis=1))
         heavy = _heavy(np.abs(weights))
         points, weights = points[heavy], weights[heavy]
-        left = _factor(by_in[:, moves_in] / lengths[moves_in], points[:, moves_in])
-        right = _factor(by_out[:, moves_out] / lengths[moves_out], points[:, moves_out])
+        left = _factor(by_in[:, moves_in], points[:, moves_in])
+        right = _factor(by_out[:, moves_out], points[:, moves_out])
         heavy = _heavy(np.abs(weights) * left.max(axis=0) * right.max(axis=0))
         self._left = np.ascontiguousarray(left[:, heavy] * weights[heavy].astype(np.float32))
         self._right = np.ascontiguousarray(right[:, heavy])
@@ -279,10 +276,6 @@ class _Factors:
 def _follow(follows: npt.NDArray[np.int64], what: Follows) -> bool:
     rules = follows.tolist()
     return what in rules or Follows.BOTH in rules
-
-
-def _scaled_points(model: FamilyModel) -> tuple[FloatArray, FloatArray]:
-    return np.array(model.points), np.array(model.lengths)
 
 
 def _heavy(most: FloatArray) -> Places:
