@@ -147,6 +147,8 @@ class Efficiency:
         source: what it was fitted from.
         alone_s: what a convolution takes longer on its own, as families were measured, than in a
             network, where another one has left its code in the nearer caches.
+        launches_ahead: whether the host launches kernels while others run, so that the fixed time
+            of a family, its launch, is waited for only where the device has nothing else to do.
     """
 
     families: Mapping[str, FamilyModel]
@@ -158,6 +160,7 @@ class Efficiency:
     layout: Layout | None = None
     source: str = ""
     alone_s: float = 0.0
+    launches_ahead: bool = False
 
     def kept_share(self, constant_bytes: FloatArray) -> FloatArray:
         """(...) share of a network's constants that are still in the last cache when it runs again.

@@ -11,7 +11,7 @@ from latency_service.core.efficiency import Efficiency, FamilyModel, Layout
 from latency_service.core.errors import ProfileError
 from latency_service.core.features import features_of
 
-_LATER = ("alone_s", "cached_s_per_byte")
+_LATER = ("alone_s", "cached_s_per_byte", "launches_ahead")
 
 
 def efficiency_to_json(efficiency: Efficiency) -> dict[str, Any]:
@@ -73,6 +73,7 @@ def efficiency_from_json(document: Any, where: str) -> Efficiency:
         layout=None if layout is None else _layout(read, layout),
         source=read.text(table.get("source", ""), "efficiency.source"),
         alone_s=read.number(table.get("alone_s", 0.0), "efficiency.alone_s", 0.0),
+        launches_ahead=read.flag(table.get("launches_ahead", False), "efficiency.launches_ahead"),
     )
 
 
@@ -167,6 +168,11 @@ class _Reader:
             if math.isfinite(math.fsum(numbers) if len(numbers) < 2 else sum(numbers)):
                 return numbers
         return tuple(self.number(item, f"{at}[{n}]") for n, item in enumerate(value))
+
+    def flag(self, value: Any, at: str) -> bool:
+        if not isinstance(value, bool):
+            raise self.error(at, "true or false", value)
+        return value
 
     def text(self, value: Any, at: str) -> str:
         if not isinstance(value, str):

@@ -98,6 +98,8 @@ def _merged(node: Node, chain: Chain, runs_as: str, nodes: Sequence[Node]) -> Ro
                 family = runs_as
         else:
             family = runs_as
+    elif chain.runs_as == "Gemm":
+        family = chain.runs_as
     values[Dim.OUT_ELEMENTS] = float(chain.end.size)
     for index in chain.members:
         if index == chain.host:

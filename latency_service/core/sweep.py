@@ -36,9 +36,9 @@ def totals_s(predictor: Predictor, counts: FloatArray) -> FloatArray:
     sweep = _Sweep(predictor, counts)
     if not len(counts):
         return sweep.total_s
-    for group in predictor.assigned:
-        for position in group.kernels:
-            sweep.add(group, position)
+    found = [(position, group) for group in predictor.assigned for position in group.kernels]
+    for position, group in sorted(found, key=lambda row: row[0]):
+        sweep.add(group, position)
     return sweep.total_s - predictor.efficiency.kept_share(sweep.constants) * sweep.kept_s
 
 
@@ -65,7 +65,8 @@ class _Sweep:
     """Adds kernel by kernel.
 
     Attributes:
-        total_s: (N,) seconds so far.
+        total_s: (N,) seconds until the last kernel so far ends.
+        launched_s: (N,) seconds until it has been launched.
         constants: (N,) bytes of constants that the network reads.
         kept_s: (N,) seconds that these would save if all were still in the last cache.
     """
@@ -73,7 +74,7 @@ class _Sweep:
     def __init__(self, predictor: Predictor, counts: FloatArray) -> None:
         self.predictor = predictor
         self.counts = counts
-        self.total_s, self.constants, self.kept_s = np.zeros((3, len(counts)))
+        self.total_s, self.launched_s, self.constants, self.kept_s = np.zeros((4, len(counts)))
         self._widths: dict[Share, _Widths] = {}
         self._factors: dict[object, _Factors] = {}
 
@@ -95,15 +96,24 @@ class _Sweep:
             outs = written.shares if writes else np.ones(1)
             seconds = kernel.seconds(ins, outs, None if factors is None else factors.table())
             at = (read.places if reads else 0, written.places if writes else 0)
-            self.total_s += seconds[at] * runs
+            self._run(kernel, seconds[at], runs)
         else:
             correction = None
             if factors is not None:
                 small = factors.entries <= _ENTRIES_PER_ROW * len(runs)
                 find = factors.looked_up if small else factors.multiplied
                 correction = find(read.places, written.places)
-            self.total_s += kernel.seconds(read.of_rows, written.of_rows, correction) * runs
+            self._run(kernel, kernel.seconds(read.of_rows, written.of_rows, correction), runs)
         self._keep(kernel, read, written, runs)
+
+    def _run(self, kernel: _Kernel, seconds: FloatArray, runs: FloatArray) -> None:
+        if not kernel.launch_s:
+            self.total_s += seconds * runs
+            return
+        launch = np.minimum(kernel.launch_s, seconds)
+        self.launched_s += launch * runs
+        np.maximum(self.total_s, self.launched_s, out=self.total_s)
+        self.total_s += (seconds - launch) * runs
 
     def _keep(self, kernel: _Kernel, read: _Widths, written: _Widths, runs: FloatArray) -> None:
         if not kernel.has_constants:
@@ -157,6 +167,7 @@ class _Kernel:
         self.dims, self.follows = kernels.dims[position], kernels.follows[position]
         self.itemsize = BYTES_PER_ELEMENT[kernels.dtypes[position]]
         self.cached_s_per_byte = predictor.cached_s_per_byte[position]
+        self.launch_s = float(predictor.launch_s[position])
         self.key = group.name, self.dims.tobytes(), self.follows.tobytes()
 
     @property
