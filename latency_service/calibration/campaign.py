@@ -123,6 +123,7 @@ def run(backend: Backend, plan: Plan, journal: Journal, progress: Progress) -> M
             "spread": bench.spread,
             "warning": bench.warning(),
         },
+        launches_ahead=backend.launches_ahead,
         noise=bench.verdict(),
     )
 

@@ -36,6 +36,7 @@ class Measurement:
         fusion: what the runtime merges.
         environment: hardware, versions and state of the machine.
         networks: seconds of the reference networks (calibration/references.py) by name.
+        launches_ahead: whether samples hold their launch, which networks hide behind other kernels.
         noise: why the run is not to be trusted, in words; None: it is.
     """
 
@@ -50,4 +51,5 @@ class Measurement:
     fusion: FusionRules = field(default_factory=FusionRules)
     environment: Mapping[str, Any] = field(default_factory=dict)
     networks: Mapping[str, float] = field(default_factory=dict)
+    launches_ahead: bool = False
     noise: str | None = None

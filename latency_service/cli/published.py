@@ -10,6 +10,7 @@ import argparse
 import hashlib
 from pathlib import Path
 
+from latency_service.calibration.backends.eager import EAGER
 from latency_service.calibration.journal import read_samples
 from latency_service.calibration.measurement import Measurement
 from latency_service.core.errors import ProfileError
@@ -63,6 +64,8 @@ def fitted(path: Path, sheets: dict[str, Profile], source: str = SOURCE) -> Publ
         dispatch_s=0.0,
         resolution_s=Settings().resolution_s,
         units=int(units),
+        fusion=EAGER,
+        launches_ahead=True,
     )
     profile, fits = revision_profile(sheet.device, sheet, measurement, "published", source)
     errors = {

@@ -77,6 +77,7 @@ class _Builder:
         self.network = network
         self.fusion = fusion
         self.efficiency = efficiency
+        self.views = () if fusion is None else fusion.views
         self.pruning = pruning
         self.tracker = Tracker()
         self.assumptions = list(network.assumptions)
@@ -257,7 +258,7 @@ class _Builder:
         pieces = node.layer.op in _PIECEWISE and _follow_each_other(node)
         row.reads, read_rate, read_rest = self._side(row, part, traffic.reads(node), pieces)
         row.writes, write_rate, write_rest = self._side(row, part, traffic.writes(node), pieces)
-        row.free = traffic.is_free(node)
+        row.free = traffic.is_free(node) or node.layer.op in self.views
         if row.free:
             return row
         row.bytes = BilinearForm(read_rest + write_rest, read_rate, write_rate)

@@ -79,16 +79,25 @@ class FamilyModel:
         """(...) predicted seconds at (..., D) dimensions."""
         correction = np.full(dims.shape[:-1], self.mean)
         if self.features and self.weights:
-            x = self._features(dims)
+            x = self.features_at(dims)
             correction = correction + kernel(x, np.array(self.points)) @ np.array(self.weights)
         result: FloatArray = self.base_s(dims, itemsize) * np.exp(correction)
         return result
 
-    def _features(self, dims: FloatArray) -> FloatArray:
+    def features_at(self, dims: FloatArray) -> FloatArray:
+        """(..., F) scaled features at (..., D) dimensions.
+
+        A GPU's are no further out than the support points: beyond what was measured a kernel uses
+        it as well as at the nearest that was. CPUs' networks hardly leave what was measured.
+        """
         known = features_of(self.flops_per_s is not None, self.units)
         columns = [known[name](dims) for name in self.features]
         scaled: FloatArray = np.stack(columns, axis=-1) / np.array(self.lengths)
-        return scaled
+        if self.units == 1:
+            return scaled
+        points = np.array(self.points)
+        within: FloatArray = np.clip(scaled, points.min(axis=0), points.max(axis=0))
+        return within
 
 
 def moved_bytes(dims: FloatArray, itemsize: float) -> FloatArray:
@@ -142,6 +151,8 @@ class Efficiency:
         near_s: what any other kernel takes less in a network so small that its code and data stay
             in the nearer caches, where families were measured between others.
         near_bytes: what a network moves from which on nothing of that is left.
+        launches_ahead: whether the host launches kernels while others run, so that the fixed time
+            of a family, its launch, is waited for only where the device has nothing else to do.
     """
 
     families: Mapping[str, FamilyModel]
@@ -156,6 +167,7 @@ class Efficiency:
     call_s: float = 0.0
     near_s: float = 0.0
     near_bytes: float = 0.0
+    launches_ahead: bool = False
 
     def near_share(self, moved: FloatArray) -> FloatArray:
         """(...) share of `near_s` that the kernels of a network gain.

@@ -11,7 +11,9 @@ from latency_service.core.efficiency import Efficiency, FamilyModel, Layout
 from latency_service.core.errors import ProfileError
 from latency_service.core.features import features_of
 
-_LATER = ("alone_s", "cached_s_per_byte", "call_s", "near_bytes", "near_s")
+_LATER = (
+    "alone_s", "cached_s_per_byte", "call_s", "launches_ahead", "near_bytes", "near_s",
+)  # fmt: skip
 
 
 def efficiency_to_json(efficiency: Efficiency) -> dict[str, Any]:
@@ -76,6 +78,7 @@ def efficiency_from_json(document: Any, where: str) -> Efficiency:
             name: read.number(table.get(name, 0.0), f"efficiency.{name}", 0.0)
             for name in ("alone_s", "call_s", "near_s", "near_bytes")
         },
+        launches_ahead=read.flag(table.get("launches_ahead", False), "efficiency.launches_ahead"),
     )
 
 
@@ -170,6 +173,11 @@ class _Reader:
             if math.isfinite(math.fsum(numbers) if len(numbers) < 2 else sum(numbers)):
                 return numbers
         return tuple(self.number(item, f"{at}[{n}]") for n, item in enumerate(value))
+
+    def flag(self, value: Any, at: str) -> bool:
+        if not isinstance(value, bool):
+            raise self.error(at, "true or false", value)
+        return value
 
     def text(self, value: Any, at: str) -> str:
         if not isinstance(value, str):

@@ -33,6 +33,16 @@ def _aligned(values: FloatArray, step: int) -> FloatArray:
     return aligned
 
 
+# PyTorch's softmax on a GPU keeps rows of up to so many elements in registers and reads them once;
+# longer ones are read three times (aten/src/ATen/native/cuda/SoftMax.cu).
+_MOST_HELD = 1024
+
+
+def _longer(values: FloatArray, most: int) -> FloatArray:
+    longer: FloatArray = (values > most).astype(np.float64)
+    return longer
+
+
 Feature = Callable[[FloatArray], FloatArray]
 
 
@@ -127,6 +137,8 @@ def features_of(contraction: bool, units: int) -> dict[str, Feature]:
         found = {f"log_{dim.name.lower()}": _of(dim) for dim in _SHAPE}
         for step in (8, 16):
             found[f"inner_padding_{step}"] = _bind(_padding, _column(Dim.INNER), step)
+        if units > 1:
+            found["long_rows"] = _bind(_longer, _column(Dim.INNER), _MOST_HELD)
         return found
     found = {f"log_{dim.name.lower()}": _of(dim) for dim in _NEST}
     steps = (4, 8, 16, 32) if units == 1 else (4, 8, 32, 64, 128)

@@ -18,6 +18,7 @@ from latency_service.core.bind import Binding, bind
 from latency_service.core.efficiency import FamilyModel, kernel, moved_bytes
 from latency_service.core.features import FloatArray, features_of
 from latency_service.core.geometry import Dim, geometry, reorder_geometry
+from latency_service.core.ops import OPS
 from latency_service.core.sample import REORDERS, Sample, Workload, workload_graph
 from latency_service.core.units import BYTES_PER_ELEMENT
 
@@ -49,8 +50,8 @@ class Settings:
 
 
 def gpu_settings(units: int) -> Settings:
-    """Settings for a GPU of so many multiprocessors, whose convolutions need more of everything."""
-    return Settings(units=units, support=384, learn_from=640)
+    """Settings for a GPU of so many multiprocessors, whose products need more of everything."""
+    return Settings(units=units, support=768, learn_from=1000)
 
 
 def fit_family(
@@ -60,21 +61,23 @@ def fit_family(
     contraction: bool,
     settings: Settings,
     seed: int = 0,
+    unseen: frozenset[str] = frozenset(),
 ) -> tuple[FamilyModel, FloatArray]:
     """Fit one family.
 
     Args:
         dims: (N, D) geometries.
         seconds: (N,) measured.
+        unseen: features that say nothing about the family's kernels.
 
     Returns:
         The model, and (N,) log(measured / predicted) of each sample when it was left out.
     """
-    base = _base(dims, seconds, itemsize, contraction, settings.resolution_s)
+    base = _base(dims, seconds, itemsize, contraction, settings)
     plain = FamilyModel(*base, settings.units, (), (), (), (), 0.0, 0.0, 0.0, len(seconds))
     target = np.log(seconds / plain.base_s(dims, itemsize))
     known = features_of(contraction, settings.units)
-    columns = {name: feature(dims) for name, feature in known.items()}
+    columns = {name: feature(dims) for name, feature in known.items() if name not in unseen}
     names = tuple(name for name, column in columns.items() if np.ptp(column) > 1e-9)
     raw = np.stack([columns[name] for name in names], axis=1) if names else np.zeros((len(dims), 0))
     jitter = (settings.resolution_s / seconds) ** 2
@@ -110,6 +113,27 @@ def fit_family(
     return model, left_out
 
 
+# Operators over the trailing axes, whatever axes there are before them.
+_SOFTMAX = frozenset({"Softmax", "LogSoftmax"})
+_BY_ROWS = _SOFTMAX | {"LayerNormalization", "RMSNormalization", "SimplifiedLayerNormalization"}
+_AXES = frozenset({"log_width", "log_images"})
+
+
+def unseen(family: str) -> frozenset[str]:
+    """Features that a family's kernels on a GPU cannot depend on.
+
+    Elementwise kernels see one run of elements, those over trailing axes see rows of them: [4, 20,
+    1024, 1024] and [81920, 1024] are the same to them.
+    """
+    op, _, kind = family.partition("/")
+    rows = frozenset() if op in _SOFTMAX else frozenset({"long_rows"})
+    if op in _BY_ROWS and not kind:
+        return _AXES | rows
+    if op in OPS and OPS[op].family == "elementwise":
+        return _AXES | rows | (frozenset() if kind == "broadcast" else {"log_inner", "log_rows"})
+    return rows
+
+
 def _rounded(values: FloatArray, digits: int) -> FloatArray:
     """The values with so many significant digits."""
     rounded = [float(f"{value:.{digits}g}") for value in values.ravel()]
@@ -121,16 +145,24 @@ def _base(
     seconds: FloatArray,
     itemsize: float,
     contraction: bool,
-    resolution_s: float,
+    settings: Settings,
 ) -> tuple[float, float | None, float]:
-    """Fixed seconds and achieved rates: those of the fastest samples that the clock resolves."""
-    fixed = max(0.9 * float(seconds.min()), 0.2 * resolution_s)
-    resolved = seconds > 8 * resolution_s
+    """Fixed seconds and achieved rates: those of the fastest samples that the clock resolves.
+
+    On a GPU the bandwidth of what only moves memory is that of the largest samples: networks move
+    more still, and nothing of it stays in a cache.
+    """
+    fixed = max(0.9 * float(seconds.min()), 0.2 * settings.resolution_s)
+    resolved = seconds > 8 * settings.resolution_s
     if resolved.sum() >= 5:
         dims, seconds = dims[resolved], seconds[resolved]
     rest = np.maximum(seconds - fixed, 0.05 * seconds)
-    bytes_per_s = float(np.quantile(moved_bytes(dims, itemsize) / rest, 0.97))
+    moved = moved_bytes(dims, itemsize)
+    bytes_per_s = float(np.quantile(moved / rest, 0.97))
     if not contraction:
+        if settings.units > 1:
+            largest = moved >= np.quantile(moved, 0.95)
+            bytes_per_s = float(np.median(moved[largest] / rest[largest]))
         return fixed, None, bytes_per_s
     return fixed, float(np.quantile(dims[:, Dim.WORK] / rest, 0.97)), bytes_per_s
 
@@ -346,7 +378,12 @@ def fit(samples: Sequence[Sample], settings: Settings) -> list[FamilyFit]:
     for name, positions in sorted(found.items(), key=lambda item: (-len(item[1]), item[0])):
         itemsize = BYTES_PER_ELEMENT[name.split()[0]]
         model, residuals = fit_family(
-            table[positions], seconds[positions], itemsize, contraction[name], settings
+            table[positions],
+            seconds[positions],
+            itemsize,
+            contraction[name],
+            settings,
+            unseen=unseen(name.split()[1]) if settings.units > 1 else frozenset(),
         )
         saved = _cached_s_per_byte([samples[p] for p in positions], table[positions], itemsize)
         model = replace(model, cached_s_per_byte=saved)

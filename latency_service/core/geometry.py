@@ -58,8 +58,8 @@ Geometry = tuple[float, ...]
 Row = tuple[str, Geometry, tuple[Follows, ...]]
 
 RECURRENT = frozenset({"LSTM", "GRU", "RNN", "DynamicQuantizeLSTM"})
-# Their first input says nothing of what they write: indices of a learned table, codes.
-_AS_WRITTEN = frozenset({"DequantizeLinear", "Gather"})
+# Their first input says nothing of what they write: indices of a learned table, codes, conditions.
+_AS_WRITTEN = frozenset({"DequantizeLinear", "Gather", "Where"})
 # They touch as much of their input as they write.
 _PICKS = frozenset({"Gather", "GatherElements", "GatherND", "Slice"})
 _CONVOLUTIONS = frozenset({"Conv", "FusedConv", "QLinearConv", "ConvInteger"})

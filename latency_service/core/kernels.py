@@ -125,6 +125,8 @@ def _merged(node: Node, chain: Chain, nodes: Sequence[Node]) -> Row:
                 family = runs_as
         else:
             family = runs_as
+    elif chain.runs_as == "Gemm":
+        family = chain.runs_as
     values[Dim.OUT_ELEMENTS] = float(chain.end.size)
     for index in chain.members:
         if index == chain.host:
@@ -211,16 +213,18 @@ def _fallbacks(family: str, node: Node) -> tuple[str, ...]:
     op, _, kind = family.partition("/")
     tried = [family]
     if kind and op != "Conv":
-        tried.append(op)
+        # next to the other operand a broadcast one is small
+        tried += [f"{op}/scalar", op] if kind == "broadcast" else [op]
     if op in ("MatMul", "Gemm"):
         tried += ["MatMul/learned", "Gemm", "MatMul/activations"]
     alike = _ALIKE.get(op)
     while alike is not None:
         tried += [f"{alike}/{kind}"] if kind else []
+        tried += [f"{alike}/scalar"] if kind == "broadcast" else []
         tried.append(alike)
         alike = _ALIKE.get(alike)
     if node.op.family == "elementwise":
         tried += ["Relu", "Add"]
     elif node.op.family == "moving data":
-        tried += ["Transpose", "Concat", "Slice"]
+        tried += ["Transpose", "Concat", "Slice", "Relu", "Add"]
     return tuple(dict.fromkeys(tried[1:]))

@@ -105,6 +105,32 @@ def _absorbed(node: Node) -> bool:
     return rank > 1 and order == [*range(rank - 2), rank - 1, rank - 2]
 
 
+def _transposed_product(wiring: Wiring) -> Iterator[Match]:
+    """A product of activations whose operands have their last two axes swapped before."""
+    nodes = wiring.nodes
+    for index, node in enumerate(nodes):
+        if node.layer.op != "MatMul" or node.parameter("weight") is not None:
+            continue
+        steps = [wiring.source(tensor, "Transpose") for tensor in node.inputs]
+        swaps = [step for step in steps if step is not None and _absorbed(nodes[step])]
+        if swaps:
+            yield Match(tuple(sorted({*swaps, index})), index, "MatMul", node.outputs[0])
+
+
+def _linear(wiring: Wiring) -> Iterator[Match]:
+    """A product with a learned matrix, and the addition of its bias."""
+    nodes = wiring.nodes
+    for index, node in enumerate(nodes):
+        if node.layer.op != "MatMul" or node.parameter("weight") is None:
+            continue
+        plus = wiring.only_reader(node.outputs[0], "Add")
+        if plus is None or len(activations(nodes[plus])) != 1:
+            continue
+        cols = node.outputs[0].shape[-1:]
+        if all(tuple(p.shape) == tuple(cols) for p in nodes[plus].parameters):
+            yield Match((index, plus), index, "Gemm", nodes[plus].outputs[0])
+
+
 def _skip_normalisation(wiring: Wiring) -> Iterator[Match]:
     """An addition that only a LayerNormalization reads."""
     nodes = wiring.nodes
@@ -150,5 +176,7 @@ PATTERNS: dict[str, Callable[[Wiring], Iterator[Match]]] = {
     "gelu-halved": _gelu_halved,
     "swish": _swish,
     "scaled-product": _scaled_product,
+    "transposed-product": _transposed_product,
+    "linear": _linear,
     "skip-layer-normalisation": _skip_normalisation,
 }

@@ -70,7 +70,7 @@ class Structure:
     """Kernels at one structure.
 
     Attributes:
-        seconds: (P,) of each, dispatch included; 0 where its layer is dead.
+        seconds: (P,) by which each delays the network's end; 0 where its layer is dead.
         fixed_s: (P,) the part of them that does not depend on the shape.
         spread: (P,) relative standard deviation of each prediction.
         dims: (P, D) live dimensions.
@@ -114,6 +114,11 @@ class Predictor:
         self.call_s = np.zeros(len(kernels.layers))
         if len(kernels.layers):
             self.call_s[int(np.argmin(kernels.layers))] = efficiency.call_s
+        # (P,) the part of their seconds that passes before they start, while others may run
+        self.launch_s = np.zeros(len(kernels.layers))
+        for group in self.assigned if efficiency.launches_ahead else ():
+            model = group.model or self._addition(group)
+            self.launch_s[list(group.kernels)] = 0.0 if model is None else model.fixed_s
 
     @property
     def assumptions(self) -> tuple[str, ...]:
@@ -135,7 +140,18 @@ class Predictor:
     def at(self, counts: FloatArray) -> Structure:
         """The kernels at (G,) live channels."""
         n_in, n_out, alive = live_counts(self.costs, counts)
-        return self._at(n_in, n_out, alive)
+        alone = self._at(n_in, n_out, alive)
+        return self._queued(alone, alive) if self.efficiency.launches_ahead else alone
+
+    def _queued(self, alone: Structure, alive: FloatArray) -> Structure:
+        """Kernels that start when they are launched and the one before them has ended."""
+        launches = self.launch_s * self.kernels.times * alive[self.kernels.layers]
+        launches = np.minimum(launches, alone.seconds)
+        work = alone.seconds - launches
+        ended = np.cumsum(work)  # if none had to wait
+        late = np.maximum.accumulate(np.cumsum(launches) - (ended - work))
+        seconds = np.diff(ended + late, prepend=0.0)
+        return Structure(seconds, np.maximum(seconds - work, 0.0), alone.spread, alone.dims)
 
     def slopes(self, counts: FloatArray, step: float, of_inputs: bool) -> FloatArray:
         """(L,) seconds per live input (or output) channel, down to a lower multiple of a step.
@@ -260,6 +276,12 @@ class Predictor:
         least: FloatArray = moved / self.bandwidths(moved)
         return least
 
+    def _addition(self, group: Assigned) -> FamilyModel | None:
+        """The model of additions in the group's dtype, or of an activation."""
+        dtype = self.kernels.dtypes[group.kernels[0]]
+        models = self.efficiency.families
+        return next((models[n] for n in (f"{dtype} Add", f"{dtype} Relu") if n in models), None)
+
     def unmeasured_s(self, group: Assigned, moved: FloatArray, work: FloatArray) -> FloatArray:
         """(...) seconds of kernels that no family describes, at (...) bytes and FLOPs.
 
@@ -267,7 +289,7 @@ class Predictor:
         """
         dtype = self.kernels.dtypes[group.kernels[0]]
         models = self.efficiency.families
-        like = next((models[n] for n in (f"{dtype} Add", f"{dtype} Relu") if n in models), None)
+        like = self._addition(group)
         bandwidth = self.efficiency.levels[-1][1] if like is None else like.bytes_per_s
         rates = [
             model.flops_per_s

@@ -110,6 +110,7 @@ class FusionRules:
         sequences: what a contraction merges step by step: "Conv Add Relu" says that a convolution
             merges an addition and then a ReLU; "Add/learned" is one with a learned operand.
         patterns: groups that run as one operator, by their names in latency_service/core/patterns.
+        views: operators that return a view of what they read, and move nothing.
         origin: how it is known ("measured", "datasheet", ...).
     """
 
@@ -117,6 +118,7 @@ class FusionRules:
     fuse: tuple[str, ...] = ()
     sequences: tuple[str, ...] = ()
     patterns: tuple[str, ...] = ()
+    views: tuple[str, ...] = ()
     origin: str = "measured"
     source: str = ""
 

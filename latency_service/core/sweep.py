@@ -15,8 +15,7 @@ import numpy.typing as npt
 
 from latency_service.core.channels import Share
 from latency_service.core.costs import FloatArray
-from latency_service.core.efficiency import MOVED, FamilyModel
-from latency_service.core.features import features_of
+from latency_service.core.efficiency import MOVED
 from latency_service.core.geometry import Dim, Follows
 from latency_service.core.predict import Assigned, Predictor
 from latency_service.core.units import BYTES_PER_ELEMENT
@@ -37,9 +36,9 @@ def totals_s(predictor: Predictor, counts: FloatArray) -> FloatArray:
     sweep = _Sweep(predictor, counts)
     if not len(counts):
         return sweep.total_s
-    for group in predictor.assigned:
-        for position in group.kernels:
-            sweep.add(group, position)
+    found = [(position, group) for group in predictor.assigned for position in group.kernels]
+    for position, group in sorted(found, key=lambda row: row[0]):
+        sweep.add(group, position)
     kept = predictor.efficiency.kept_share(sweep.constants)
     near = predictor.efficiency.near_share(sweep.moved)
     return sweep.total_s - kept * sweep.kept_s - near * sweep.near_s
@@ -68,7 +67,8 @@ class _Sweep:
     """Adds kernel by kernel.
 
     Attributes:
-        total_s: (N,) seconds so far.
+        total_s: (N,) seconds until the last kernel so far ends.
+        launched_s: (N,) seconds until it has been launched.
         constants: (N,) bytes of constants that the network reads.
         kept_s: (N,) seconds that these would save if all were still in the last cache.
         moved: (N,) bytes that the network reads and writes.
@@ -78,8 +78,8 @@ class _Sweep:
     def __init__(self, predictor: Predictor, counts: FloatArray) -> None:
         self.predictor = predictor
         self.counts = counts
-        zeros = np.zeros((5, len(counts)))
-        self.total_s, self.constants, self.kept_s, self.moved, self.near_s = zeros
+        zeros = np.zeros((6, len(counts)))
+        self.total_s, self.launched_s, self.constants, self.kept_s, self.moved, self.near_s = zeros
         self._widths: dict[Share, _Widths] = {}
         self._factors: dict[object, _Factors] = {}
 
@@ -110,7 +110,8 @@ class _Sweep:
                 find = factors.looked_up if small else factors.multiplied
                 correction = find(read.places, written.places)
             seconds = kernel.seconds(read.of_rows, written.of_rows, correction)
-        self.total_s += seconds * runs + predictor.call_s[position] * alive
+        self._run(kernel, seconds, runs)
+        self.total_s += predictor.call_s[position] * alive
         kept_s: FloatArray | float = 0.0
         if kernel.has_constants:
             constants = kernel.constant_bytes(read.of_rows, written.of_rows)
@@ -120,6 +121,15 @@ class _Sweep:
         if predictor.efficiency.near_s:
             self.moved += kernel.moved_bytes(read.of_rows, written.of_rows) * alive
             self.near_s += predictor.nearer(seconds - kept_s, predictor.near_s[position]) * runs
+
+    def _run(self, kernel: _Kernel, seconds: FloatArray, runs: FloatArray) -> None:
+        if not kernel.launch_s:
+            self.total_s += seconds * runs
+            return
+        launch = np.minimum(kernel.launch_s, seconds)
+        self.launched_s += launch * runs
+        np.maximum(self.total_s, self.launched_s, out=self.total_s)
+        self.total_s += (seconds - launch) * runs
 
     def _of(self, share: Share) -> _Widths:
         found = self._widths.get(share)
@@ -166,6 +176,7 @@ class _Kernel:
         self.dims, self.follows = kernels.dims[position], kernels.follows[position]
         self.itemsize = BYTES_PER_ELEMENT[kernels.dtypes[position]]
         self.cached_s_per_byte = predictor.cached_s_per_byte[position]
+        self.launch_s = float(predictor.launch_s[position])
         self.key = group.name, self.dims.tobytes(), self.follows.tobytes()
 
     @property
@@ -204,15 +215,13 @@ class _Kernel:
         )
 
     def features(self, shares: FloatArray, of_inputs: bool) -> FloatArray:
-        """(V, F) features at (V,) shares of its inputs' channels alive, or of its outputs'."""
+        """(V, F) scaled features at (V,) shares of its inputs' channels alive, or its outputs'."""
         assert self.model is not None
         one = np.ones(1)
         reads, writes = (shares, one) if of_inputs else (one, shares)
         columns = [self._sum((dim,), reads, writes) for dim in Dim]
         dims = np.round(np.stack(np.broadcast_arrays(*columns), axis=-1), 6)
-        known = features_of(self.model.flops_per_s is not None, self.model.units)
-        values: FloatArray = np.stack([known[name](dims) for name in self.model.features], axis=-1)
-        return values
+        return self.model.features_at(dims)
 
     def _sum(self, which: tuple[Dim, ...], reads: FloatArray, writes: FloatArray) -> FloatArray:
         """(...) the sum of some dimensions at (...) shares."""
@@ -247,13 +256,13 @@ class _Factors:
         moves_in = (np.abs(by_in - base) > 1e-12).any(axis=0)
         moves_out = (np.abs(by_out - base) > 1e-12).any(axis=0) & ~moves_in
         still = ~(moves_in | moves_out)
-        points, lengths = _scaled_points(model)
-        gap = base[still] / lengths[still] - points[:, still]
+        points = np.array(model.points)
+        gap = base[still] - points[:, still]
         weights = np.array(model.weights) * np.exp(-0.5 * (gap * gap).sum(axis=1))
         heavy = _heavy(np.abs(weights))
         points, weights = points[heavy], weights[heavy]
-        left = _factor(by_in[:, moves_in] / lengths[moves_in], points[:, moves_in])
-        right = _factor(by_out[:, moves_out] / lengths[moves_out], points[:, moves_out])
+        left = _factor(by_in[:, moves_in], points[:, moves_in])
+        right = _factor(by_out[:, moves_out], points[:, moves_out])
         heavy = _heavy(np.abs(weights) * left.max(axis=0) * right.max(axis=0))
         self._left = np.ascontiguousarray(left[:, heavy] * weights[heavy].astype(np.float32))
         self._right = np.ascontiguousarray(right[:, heavy])
@@ -291,10 +300,6 @@ class _Factors:
 def _follow(follows: npt.NDArray[np.int64], what: Follows) -> bool:
     rules = follows.tolist()
     return what in rules or Follows.BOTH in rules
-
-
-def _scaled_points(model: FamilyModel) -> tuple[FloatArray, FloatArray]:
-    return np.array(model.points), np.array(model.lengths)
 
 
 def _heavy(most: FloatArray) -> Places:

@@ -18,11 +18,19 @@ from latency_service.core.units import BYTES_PER_ELEMENT
 
 def is_free(node: Node) -> bool:
     """Whether a node costs nothing: a view, or arithmetic on shapes that has been folded."""
-    if node.op.traffic is Traffic.FREE:
+    if node.op.traffic is Traffic.FREE or _keeps_dtype(node):
         return True
     if node.op.value is None or not node.outputs:
         return False
     return all(tensor.value is not None for tensor in node.outputs)
+
+
+def _keeps_dtype(node: Node) -> bool:
+    """Whether it is a Cast to what its input is already; frameworks and runtimes drop it."""
+    if node.layer.op not in ("Cast", "CastLike") or not node.outputs:
+        return False
+    data = node.inputs[0]
+    return data is not None and data.dtype == node.outputs[0].dtype
 
 
 Side = list[tuple[IdArray | None, float]]

@@ -17,12 +17,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from latency_service.calibration import campaign
+from latency_service.calibration.backends.eager import EAGER
 from latency_service.calibration.measurement import Measurement
 from latency_service.calibration.recording import read_recording, write_recording
 from latency_service.calibration.report import NetworkPoint
 from latency_service.core.errors import CalibrationError, LatencyServiceError, OptionError
 from latency_service.core.fit import FamilyFit, Settings
-from latency_service.core.profile import Device, Profile
+from latency_service.core.profile import Device, FusionRules, Profile
 from latency_service.core.sample import sample_to_json
 from latency_service.usecases.destinations import Appended, Destination
 from latency_service.usecases.fitted import NOISE, revision_profile
@@ -133,6 +134,7 @@ def recorded(
         measurement = replace(found.measurement, runtime=runtime)
     else:
         units = known.facts.get("units", {}).get("value") if known.kind == "gpu" else None
+        eager = runtime.startswith("pytorch-eager-")
         measurement = Measurement(
             runtime=runtime,
             samples=found.samples,
@@ -141,6 +143,8 @@ def recorded(
             dispatch_s=0.0,
             resolution_s=Settings().resolution_s,
             units=int(units) if isinstance(units, int | float) else 1,
+            fusion=EAGER if eager else FusionRules(),
+            launches_ahead=eager and kind == "gpu",
         )
     return Measured(known, sheet, measurement, path, source=source)
 

@@ -76,6 +76,7 @@ def revision_profile(
         merged=merged_costs(measurement.samples),
         layout=layout,
         source=f"{len(measurement.samples)} samples; {how}",
+        launches_ahead=measurement.launches_ahead,
     )
     efficiency = in_networks(efficiency, measurement.fusion, measurement.networks)
     facts = {**device.facts, **_sheet_facts(sheet, memory, compute)}
@@ -126,7 +127,7 @@ def _as_stored(profile: Profile) -> Profile:
 
 def _rules(measurement: Measurement) -> tuple[tuple[str, ...], ...]:
     rules = measurement.fusion
-    return rules.fold, rules.fuse, rules.sequences, rules.patterns
+    return rules.fold, rules.fuse, rules.sequences, rules.patterns, rules.views
 
 
 def _processor(measurement: Measurement) -> str:

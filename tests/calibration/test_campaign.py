@@ -53,6 +53,7 @@ class FakeBackend:
     """Every operator takes what `times` says; time passes only while something runs."""
 
     runtime, kind, units, resolution_s = "fake-cpu-1-thread", "cpu", 1, 1e-9
+    launches_ahead = False
 
     def __init__(self, times: Callable[[Workload, int], Run] | None = None) -> None:
         self.times = times or (lambda work, number: Run(1e-4, 0.0, 0.0, True))

@@ -7,6 +7,7 @@ import pytest
 
 from latency_service.core.costing import cost_model
 from latency_service.core.costs import CostModel, Pruning
+from latency_service.core.efficiency import Efficiency
 from latency_service.core.graph import graph_from_json
 from latency_service.core.profile import FusionRules
 from latency_service.core.scoring import evaluate, totals
@@ -158,3 +159,63 @@ def test_what_runs_inside_a_loop_is_fused_too(trips: int) -> None:
     found = {name.rsplit("/", 1)[-1]: size for name, size in bytes_of(costs).items()}
     assert found == {"loop": 0, "go": 0, "mixed": trips * moved, "relu": 0, "sum": 0}
     assert costs.fuses[costs.names.index("loop/body/mixed")]
+
+
+def learned(name: str, op: str, source: str, *shape: int) -> dict[str, Any]:
+    return layer(name, op, source) | {"parameters": [{"role": "weight", "shape": list(shape)}]}
+
+
+def kernels_of(layers: list[dict[str, Any]], shape: list[int], **rules: Any) -> tuple[str, ...]:
+    """Families of the kernels that run."""
+    graph = {
+        "inputs": [{"name": "x", "shape": shape}],
+        "layers": layers,
+        "outputs": [layers[-1]["name"]],
+    }
+    efficiency = Efficiency({}, 0.0, ((2.0**30, 1e9),), 8, 0.04)
+    rows = cost_model(graph_from_json(graph), fusion=FusionRules(**rules), efficiency=efficiency)
+    assert rows.kernels is not None
+    return rows.kernels.families
+
+
+@pytest.mark.parametrize(
+    ("bias", "families"), [((7,), ("Gemm",)), ((5, 7), ("MatMul/learned", "Add"))]
+)
+def test_a_product_and_its_bias_run_as_one(
+    bias: tuple[int, ...], families: tuple[str, ...]
+) -> None:
+    layers = [learned("product", "MatMul", "x", 3, 7), learned("sum", "Add", "product", *bias)]
+
+    assert kernels_of(layers, [5, 3], patterns=("linear",)) == families
+
+
+@pytest.mark.parametrize(
+    ("perm", "families"),
+    [([0, 2, 1], ("MatMul/activations",)), ([1, 2, 0], ("Transpose/last", "MatMul/activations"))],
+)
+def test_a_product_takes_a_transposed_operand_as_it_is(
+    perm: list[int], families: tuple[str, ...]
+) -> None:
+    layers = [
+        layer("turned", "Transpose", "x") | {"attributes": {"perm": perm}},
+        layer("product", "MatMul", "x", "turned"),
+    ]
+
+    assert kernels_of(layers, [5, 5, 5], patterns=("transposed-product",)) == families
+
+
+def test_a_view_moves_nothing() -> None:
+    part = layer("part", "Slice", "x") | {"attributes": {"starts": [0], "ends": [3], "axes": [1]}}
+    layers = [part, layer("relu", "Relu", "part")]
+
+    assert kernels_of(layers, [5, 6]) == ("Slice", "Relu")
+    assert kernels_of(layers, [5, 6], views=("Slice",)) == ("Relu",)
+
+
+def test_a_cast_to_the_same_dtype_is_free() -> None:
+    layers = [
+        layer("same", "Cast", "x") | {"attributes": {"to": "float32"}},
+        layer("other", "Cast", "same") | {"attributes": {"to": "float16"}},
+    ]
+
+    assert kernels_of(layers, [5, 6]) == ("Cast",)

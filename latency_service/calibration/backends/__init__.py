@@ -83,6 +83,11 @@ class Backend(Protocol):
         """Of the clock that times kernels."""
         ...
 
+    @property
+    def launches_ahead(self) -> bool:
+        """Whether readings hold the launch, which a network hides behind the kernels before."""
+        ...
+
     def prepare(self, work: Workload) -> Prepared:
         """Make a workload ready."""
         ...

@@ -82,6 +82,7 @@ class OnnxRuntime:
         self.clock = Clock(threads)
         self.resolution_s = 1e-6  # the profile counts whole microseconds
         self.units = 1
+        self.launches_ahead = False
         self._added_s: float | None = None
         self._call_s: float | None = None
         self._folder: Path | None = None

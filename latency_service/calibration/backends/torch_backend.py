@@ -22,6 +22,7 @@ from torch import Tensor
 
 from latency_service.calibration import bandwidth
 from latency_service.calibration.backends import Prepared, Run
+from latency_service.calibration.backends.eager import EAGER
 from latency_service.calibration.backends.torch_operators import Compute, compute_of
 from latency_service.calibration.measurement import Rate
 from latency_service.calibration.timing import Clock, bootstrap_interval
@@ -99,6 +100,11 @@ class Torch:
             return int(torch.xpu.get_device_properties(0).max_compute_units)
         return 1
 
+    @property
+    def launches_ahead(self) -> bool:
+        """Whether kernels are launched while others run: on every accelerator."""
+        return self.kind == "gpu"
+
     def facts(self) -> Mapping[str, Any]:
         """Versions and settings that the numbers depend on."""
         found: dict[str, Any] = {
@@ -116,8 +122,8 @@ class Torch:
         return found
 
     def discover(self, dtype: str) -> tuple[FusionRules, Layout | None]:
-        """Nothing is merged, and images keep their layout."""
-        return FusionRules(origin="measured", source="eager PyTorch merges nothing"), None
+        """What one call of PyTorch does; images keep their layout."""
+        return EAGER, None
 
     def prepare(self, work: Workload) -> Prepared:
         """Make a workload ready.
