@@ -28,6 +28,8 @@ _SMOOTH = 96
 _STEPS, _RATE = 70, 0.12
 # Samples that say what the last cache saves; fewer say nothing.
 _LEAST_PAIRS = 5
+# With fewer samples, a form of an operator is charged like the operator's usual form.
+_LEAST_SAMPLES = 4
 # Significant digits that a profile stores.
 _LENGTH_DIGITS, _POINT_DIGITS, _WEIGHT_DIGITS = 5, 4, 6
 
@@ -357,6 +359,9 @@ class FamilyFit:
 def fit(samples: Sequence[Sample], settings: Settings) -> list[FamilyFit]:
     """Fit every family that the samples hold, the one with most samples first.
 
+    A form of an operator ("Transpose/view") with next to no samples is left out where its usual
+    form has more: a line through one point says anything of the others.
+
     Raises:
         SampleError: if a sample's shapes are impossible.
     """
@@ -376,6 +381,9 @@ def fit(samples: Sequence[Sample], settings: Settings) -> list[FamilyFit]:
     seconds = np.array([sample.latency_s for sample in samples])
     fits = []
     for name, positions in sorted(found.items(), key=lambda item: (-len(item[1]), item[0])):
+        usual = found.get(name.partition("/")[0], ())
+        if len(positions) < min(_LEAST_SAMPLES, len(usual)):
+            continue
         itemsize = BYTES_PER_ELEMENT[name.split()[0]]
         model, residuals = fit_family(
             table[positions],

@@ -23,7 +23,7 @@ _UNKNOWN_SPREAD = 1.0
 # A family that stands in for another one is this much less certain.
 _ALIKE_SPREAD = 2.0
 # Kernels that follow others of their kind in most networks.
-_IN_ROWS = ("Conv/", "ReorderInput", "ReorderOutput")
+_IN_ROWS = ("Conv/", "QLinearConv/", "ReorderInput", "ReorderOutput")
 # A kernel that takes less in a network still takes this share of its time.
 _LEAST_SHARE = 0.3
 # How many multiples of the hardware's step a slope looks down to find one that pays.

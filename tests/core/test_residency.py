@@ -118,3 +118,15 @@ class TestFit:
         (family,) = fit([sample, replace(sample, latency_s=1.1 * sample.latency_s)], Settings())
         assert not family.model.features
         assert not family.model.weights
+
+
+def test_a_form_with_next_to_no_samples_is_left_to_the_usual_one() -> None:
+    def moved(perm: list[int], shape: tuple[int, ...], seconds: float) -> Sample:
+        out = tuple(shape[axis] for axis in perm)
+        return Sample(Workload("Transpose", (shape,), {"perm": perm}, outputs=(out,)), seconds)
+
+    usual = [moved([0, 2, 1, 3], (1, n, 5, 7), 1e-6 * n) for n in range(2, 14)]
+    # the first axis has one position: nothing moves
+    view = [moved([1, 0, 2, 3], (1, 5, 11, 13), 1e-4)]
+    assert {found.name for found in fit(usual + view, Settings())} == {"float32 Transpose"}
+    assert {found.name for found in fit(view, Settings())} == {"float32 Transpose/view"}
