@@ -7,6 +7,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -70,11 +71,11 @@ def _steps(service: str) -> None:
         if penalty:
             loss = loss + 1e-9 * regularizer.get_regularization_term()
         optimizer.zero_grad(set_to_none=True)
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss.backward()
         optimizer.step()
 
     def alone() -> None:
-        regularizer.get_regularization_term().backward()  # type: ignore[no-untyped-call]
+        regularizer.get_regularization_term().backward()
 
     print("step of ResNet-50, 8 images of 64x64, seconds of the thread's CPU time")
     with_it: list[float] = []
@@ -82,7 +83,7 @@ def _steps(service: str) -> None:
     for turn in range(24):
         pair: list[tuple[bool, list[float]]] = [(True, with_it), (False, without)]
         for penalty, times in pair if turn % 2 else pair[::-1]:
-            times.append(_cpu(lambda penalty=penalty: step(penalty)))  # type: ignore[misc]
+            times.append(_cpu(partial(step, penalty)))
     lone = statistics.median(_cpu(alone) for _ in range(20))
     ratios = [a / b for a, b in zip(with_it, without, strict=True)]
     print(f"  without {statistics.median(without):.4f}, with {statistics.median(with_it):.4f}")

@@ -98,7 +98,7 @@ def train(
             if regularizer is not None:
                 loss = loss + strength * regularizer.get_regularization_term()
             optimizer.zero_grad(set_to_none=True)
-            loss.backward()  # type: ignore[no-untyped-call]
+            loss.backward()
             optimizer.step()
             if schedule is not None:
                 schedule.step()

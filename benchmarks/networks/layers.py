@@ -1,7 +1,5 @@
 """Layers that several of the architectures share."""
 
-# ruff: noqa: D102 -- a module's docstring says what its forward computes
-
 from __future__ import annotations
 
 from collections.abc import Callable

@@ -1,7 +1,5 @@
 """Networks that answer with a map over the image: U-Net and a text detector."""
 
-# ruff: noqa: D102 -- a module's docstring says what its forward computes
-
 from __future__ import annotations
 
 from functools import partial

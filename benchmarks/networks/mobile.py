@@ -1,7 +1,5 @@
 """Networks of depthwise convolutions for small devices."""
 
-# ruff: noqa: D102 -- a module's docstring says what its forward computes
-
 from __future__ import annotations
 
 import math

@@ -3,8 +3,6 @@
 VGG, SqueezeNet, DenseNet, GoogLeNet, Inception.
 """
 
-# ruff: noqa: D102 -- a module's docstring says what its forward computes
-
 from __future__ import annotations
 
 from collections.abc import Sequence

@@ -1,7 +1,5 @@
 """Networks over text and sound: BERT, GPT, a text recogniser, an audio classifier."""
 
-# ruff: noqa: D102 -- a module's docstring says what its forward computes
-
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence

@@ -1,7 +1,5 @@
 """Networks of attention over images: ViT, DeiT, Swin."""
 
-# ruff: noqa: D102 -- a module's docstring says what its forward computes
-
 from __future__ import annotations
 
 from collections.abc import Sequence

@@ -57,10 +57,11 @@ def test_importing_the_client_imports_no_framework_and_no_server() -> None:
     assert run.stdout.split() == []
 
 
-def test_a_missing_framework_is_a_sentence_with_the_command() -> None:
-    code = "import sys; sys.modules['torch'] = None; import latency_client.torch"
+@pytest.mark.parametrize("framework", ["torch", "keras"])
+def test_a_missing_framework_is_a_sentence_with_the_command(framework: str) -> None:
+    code = f"import sys; sys.modules[{framework!r}] = None; import latency_client.{framework}"
     run = subprocess.run([sys.executable, "-c", code], cwd=CLIENTS, capture_output=True, text=True)
-    assert "Run: pip install 'latency-client[torch]'" in run.stderr
+    assert f"Run: pip install 'latency-client[{framework}]'" in run.stderr
 
 
 def test_the_distribution_asks_for_numpy_and_httpx_only() -> None:

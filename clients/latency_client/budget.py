@@ -8,7 +8,7 @@ of FLOPs or of weights, and structures are measured by the service's own scores 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -22,7 +22,7 @@ from latency_client.structure import Structure, make_structure
 from latency_client.wire import Answer
 
 # Halvings of the multiplier's range; they tell apart widths of thousands of channels.
-_STEPS = 24
+_HALVINGS = 24
 
 _RESOURCE = {"latency_s": LATENCY, "flops": FLOPS, "weights": MODEL_SIZE}
 
@@ -113,30 +113,43 @@ def shrink_to(
 ) -> Structure:
     """The structure uniformly narrower, so that it meets a budget; its strongest channels stay.
 
+    Args:
+        target_latency_s, target_flops, target_weights: the budget, exactly one of them.
+        multiple_of: widths are rounded down to it, "device": to the step of each group.
+        floor: least channels of a group; one that has fewer keeps them, a dead one stays dead.
+
     Raises:
+        OptionError: for no budget or several, or another `multiple_of`.
         BudgetError: if even the narrowest one does not.
     """
     wanted = target(target_latency_s, target_flops, target_weights)
-    full = np.array([structure.masks[g.id].sum() for g in meter.answer.groups], dtype=np.float64)
+    full = structure.counts(tuple(group.id for group in meter.answer.groups))
     steps = _steps(meter.answer, multiple_of)
 
     def at(multiplier: float) -> FloatArray:
         return narrowed(meter.answer, full, steps, multiplier, floor)
 
-    if meter(full[None], wanted.quantity)[0] <= wanted.value:
+    def value(counts: FloatArray) -> float:
+        return float(meter(counts[None], wanted.quantity)[0])
+
+    if value(full) <= wanted.value:
         return structure
-    if meter(at(0.0)[None], wanted.quantity)[0] > wanted.value:
-        least = meter(at(0.0)[None], wanted.quantity)[0]
+    least = value(at(0.0))
+    if least > wanted.value:
         raise BudgetError(
             f"no width meets {wanted.quantity} <= {wanted.value:.4g}: with {floor} channels a "
             f"group it is still {least:.4g}; allow a larger budget, or drop exclude and boundaries"
         )
-    low, high = 0.0, 1.0
-    for _ in range(_STEPS):
+    best = _largest(0.0, 1.0, lambda m: value(at(m)) <= wanted.value)
+    return with_counts(structure, meter, at(best))
+
+
+def _largest(low: float, high: float, fits: Callable[[float], bool]) -> float:
+    """The largest multiplier that fits, by halving; `low` does, `high` does not."""
+    for _ in range(_HALVINGS):
         middle = (low + high) / 2
-        fits = meter(at(middle)[None], wanted.quantity)[0] <= wanted.value
-        low, high = (middle, high) if fits else (low, middle)
-    return with_counts(structure, meter, at(low))
+        low, high = (middle, high) if fits(middle) else (low, middle)
+    return low
 
 
 def _steps(answer: Answer, multiple_of: int | str) -> FloatArray:
@@ -207,10 +220,11 @@ def expand(
     before it is trained).
 
     Args:
-        multiple_of: widths are rounded down to it, "device": to the step of each group.
+        target_latency_s, target_flops, target_weights, multiple_of: as in `shrink_to`.
         most: the largest multiplier to try.
 
     Raises:
+        OptionError: for no budget or several, or another `multiple_of`.
         BudgetError: if the structure as it is already exceeds the budget; `shrink_to` narrows it.
 
     Source: MorphNet (Gordon et al., 2018), step 3 of its algorithm.
@@ -234,20 +248,16 @@ def expand(
             f"the structure has {wanted.quantity} = {value(1.0):.4g}, more than the "
             f"{wanted.value:.4g} it is to be expanded to; narrow it with shrink_to"
         )
-    low, high = 1.0, most
-    if value(most) <= wanted.value:
-        low = most
-    else:
-        for _ in range(_STEPS):
-            middle = (low + high) / 2
-            low, high = (middle, high) if value(middle) <= wanted.value else (low, middle)
-    counts = at(low)
+    best = most
+    if value(most) > wanted.value:
+        best = _largest(1.0, most, lambda m: value(m) <= wanted.value)
+    counts = at(best)
     written = arrays.writes @ counts
     return Expansion(
-        low,
+        best,
         dict(zip(arrays.groups, counts.astype(int).tolist(), strict=True)),
         {name: round(float(written[answer.layer_index[name]])) for name in structure.layers},
-        value(low),
+        value(best),
     )
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -82,11 +82,16 @@ class ChannelMap:
         Args:
             alive: (C,) of each channel that has a source.
         """
-        ends = np.searchsorted(self.group_of, np.arange(self.sizes.size + 1))
         return [
-            alive[ends[g] : ends[g + 1]] if has else np.ones(int(self.sizes[g]), dtype=np.bool_)
-            for g, has in enumerate(self.regularised)
+            own if has else np.ones(int(size), dtype=np.bool_)
+            for own, has, size in zip(
+                self.by_group(alive), self.regularised, self.sizes, strict=True
+            )
         ]
+
+    def by_group(self, values: npt.NDArray[Any]) -> list[npt.NDArray[Any]]:
+        """(C,) values taken apart, one array per group; empty for groups without sources."""
+        return np.split(values, np.searchsorted(self.group_of, np.arange(1, self.sizes.size)))
 
     def group_sums(self, values: FloatArray) -> FloatArray:
         """(G,) sums of (C,) values."""

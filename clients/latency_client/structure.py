@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from latency_client.cache import write_whole
-from latency_client.channels import members_of, written_axis
+from latency_client.channels import ChannelMap, members_of, written_axis
 from latency_client.errors import StructureError
 from latency_client.graph import LayerGraph
 from latency_client.resources import FloatArray
@@ -81,6 +81,24 @@ class Structure:
                     f"the structure has no channel group {group!r}; it belongs to another network"
                 )
         return np.array([self.masks[group].sum() for group in groups], dtype=np.float64)
+
+
+def trained_structure(
+    graph: LayerGraph,
+    answer: Answer,
+    channels: ChannelMap,
+    alive: BoolArray,
+    strengths: FloatArray,
+) -> Structure:
+    """A structure from what a regulariser knows of its channels.
+
+    Args:
+        alive, strengths: (C,) of each channel that has a source.
+    """
+    ids = [group.id for group in answer.groups]
+    own = zip(ids, channels.by_group(strengths), channels.regularised, strict=True)
+    masks = dict(zip(ids, channels.masks(alive), strict=True))
+    return make_structure(graph, answer, masks, {name: found for name, found, has in own if has})
 
 
 def make_structure(

@@ -4,8 +4,8 @@ All of a batch are made ready, run in rounds beside a reference kernel, and rele
 they take turns, a group at a time: in a network, too, other layers run between two runs of one, and
 a kernel finds its code, its branch history and its weights as those left them. Of a round the mean
 of the faster half counts, divided by how much slower than at its best the reference ran; of rounds
-the median. Neighbours on the memory bus slow whole seconds down: a batch is so large that its
-rounds are seconds apart.
+again the mean of the faster half, for some neighbours slow caches down and not the reference. Those
+on the memory bus slow whole seconds down: a batch is so large that its rounds are seconds apart.
 """
 
 from __future__ import annotations
@@ -191,12 +191,12 @@ class Bench:
         if not own:
             return []
         # memory is what neighbours disturb most, and only ever slow down
-        middle = min(own) if cached else float(np.median(own))
+        middle = min(own) if cached else _best(own)
         if middle > 20 * self.backend.resolution_s:
             self.spreads.append(float(np.subtract(*np.quantile(own, [0.75, 0.25]))) / middle)
         blocked = max(to_blocks) > 0 or max(from_blocks) > 0
         plain_form_too = work.op not in ("Conv", "ConvTranspose")
-        again_s = min(float(np.median(cached)), middle) if cached else None
+        again_s = min(_best(cached), middle) if cached else None
         found = [Sample(work, middle, tuple(own), blocked and plain_form_too, again_s)]
         one_image = len(work.inputs) - len(work.learned) == 1 and len(work.inputs[0]) == 4
         pays = blocked and one_image and not work.merges
@@ -209,7 +209,7 @@ class Bench:
                 if max(values) > 0:
                     moved = replace(work, op=kind, inputs=(shape,), attributes={}, learned=(),
                                     outputs=(shape,))  # fmt: skip
-                    seconds = max(float(np.median(values)), 0.1 * self.backend.resolution_s)
+                    seconds = max(_best(values), 0.1 * self.backend.resolution_s)
                     found.append(Sample(moved, seconds))
         return found
 

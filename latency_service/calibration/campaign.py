@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import itertools
 import time
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -43,11 +43,12 @@ class Plan:
     """What to measure.
 
     Attributes:
+        shares: of the budget, by dtype.
         budget_s: seconds for everything, the fit aside.
         seed: of the shapes that are drawn.
     """
 
-    dtypes: tuple[str, ...] = ("float32",)
+    shares: Mapping[str, float] = field(default_factory=lambda: {"float32": 1.0})
     budget_s: float = 150.0
     seed: int = 0
 
@@ -70,7 +71,7 @@ def run(backend: Backend, plan: Plan, journal: Journal, progress: Progress) -> M
     progress("bandwidth", used(), "reading and copying 16 KiB to four times the last cache")
     levels = backend.levels(min(8.0, 0.05 * plan.budget_s))
     progress("rules", used(), "what the runtime merges and how it stores images")
-    fusion, layout = backend.discover(plan.dtypes[0])
+    fusion, layout = backend.discover(next(iter(plan.shares)))
     rates: dict[str, Rate] = {}
     networks = (
         ReferenceRuns(backend.network)
@@ -79,13 +80,14 @@ def run(backend: Backend, plan: Plan, journal: Journal, progress: Progress) -> M
     )
     bench = Bench(backend)
     left_out = 0
-    for number, dtype in enumerate(plan.dtypes):
+    until = 0.0
+    for dtype, share in plan.shares.items():
+        until += share
         progress("peak rate", used(), dtype)
         rate = _peak(bench, dtype, _PEAK_SHARE * plan.budget_s)
         if rate is None:
             continue
         rates[dtype] = rate
-        until = (number + 1) / len(plan.dtypes)
         for batch in _batches(plan, journal, dtype, used, until):
             left_s = (until - used()) * plan.budget_s
             samples, refused = bench.measure(batch, float(np.clip(left_s, 0.5, _BATCH_S)))
@@ -100,7 +102,7 @@ def run(backend: Backend, plan: Plan, journal: Journal, progress: Progress) -> M
             )  # fmt: skip
     if not journal.samples or not rates:
         raise CalibrationError(
-            f"{backend.runtime} ran none of the workloads in {', '.join(plan.dtypes)}; "
+            f"{backend.runtime} ran none of the workloads in {', '.join(plan.shares)}; "
             "try --dtype float32"
         )
     return Measurement(

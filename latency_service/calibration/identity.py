@@ -11,7 +11,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from latency_service.calibration.environment import Environment, Gpu
+from latency_service.calibration.environment import Environment
+from latency_service.calibration.gpu import Gpu
 from latency_service.core.errors import OptionError
 from latency_service.core.profile import Device, check_device_name
 

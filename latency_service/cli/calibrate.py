@@ -41,7 +41,10 @@ def calibrate(
     ] = None,
     threads: Annotated[int, typer.Option(min=1, help="Threads of one operator.")] = 1,
     dtype: Annotated[
-        list[str] | None, typer.Option(help="Of the tensors; repeat it for several.")
+        list[str] | None,
+        typer.Option(
+            help="Of the tensors; repeat it for several. Default: float32, and int8 on a CPU."
+        ),
     ] = None,
     budget: Annotated[str, typer.Option(metavar="90s|3m|1h", help="Time for everything.")] = "3m",
     samples: Annotated[
@@ -86,7 +89,7 @@ def calibrate(
         else:
             job = steps.Job(
                 str(device), runtime or "onnxruntime", provider, threads,
-                tuple(dict.fromkeys(dtype or ["float32"])), budget_s, seed,
+                tuple(dict.fromkeys(dtype or ())), budget_s, seed,
             )  # fmt: skip
             measured = _measured(job, destination, folder)
         if save_samples is not None:

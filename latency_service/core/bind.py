@@ -107,20 +107,22 @@ def resolve(graph: LayerGraph) -> LayerGraph:
         binder.tensors[declared.name] = Tensor(declared.name, shape, declared.dtype or dtype)
     binder.run(graph.layers)
     binder.finish()
-    layers = tuple(
-        layer
-        if all(output.shape is not None or not output.name for output in layer.outputs)
-        else layer._replace(outputs=tuple(_filled(o, binder.tensors) for o in layer.outputs))
-        for layer in graph.layers
-    )
-    return replace(graph, layers=layers)
+    tensors = binder.tensors
+    layers = [
+        Layer(name, op, inputs, tuple([_filled(o, tensors) for o in outputs]), settings, held)
+        for name, op, inputs, outputs, settings, held in graph.layers
+    ]
+    return replace(graph, layers=tuple(layers))
 
 
 def _filled(output: Output, tensors: Mapping[str, Tensor | None]) -> Output:
-    tensor = tensors.get(output.name) if output.name else None
-    if output.shape is not None or tensor is None:
+    if output.shape is not None or not output.name:
         return output
-    shape = tuple(str(d) if isinstance(d, Symbol) else d for d in tensor.shape)
+    tensor = tensors.get(output.name)
+    if tensor is None:
+        return output
+    # a plain text where a dimension is named
+    shape = tuple([str(dim) if isinstance(dim, Symbol) else dim for dim in tensor.shape])
     return Output(output.name, shape, output.dtype)
 
 

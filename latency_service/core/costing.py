@@ -41,6 +41,7 @@ from latency_service.core.kernels import find_kernels
 from latency_service.core.node import IdArray, Node
 from latency_service.core.ops import Traffic
 from latency_service.core.profile import FusionRules
+from latency_service.core.quantised_patterns import NOTHING
 from latency_service.core.units import FLOATING, RATE_DTYPE
 
 
@@ -115,14 +116,27 @@ class _Builder:
     def _fuse(self, rows: list[_Row], part: Partition, rules: FusionRules) -> None:
         def same(left: IdArray | None, right: IdArray | None) -> bool:
             if left is None or right is None:
-                return left is right
+                # channels that are never pruned are as good as none
+                known = right if left is None else left
+                return known is None or not any(
+                    part.prunable[group] for group, _ in self._share(part, known)
+                )
             return _proportional(self._share(part, left), self._share(part, right))
 
         for merged in chains(self.network.nodes, self.network.outputs, rules, same):
             host = rows[merged.host]
             host.chain = merged
+            if merged.runs_as == NOTHING:
+                for member in merged.members:
+                    rows[member].bytes = ZERO
+                    if member != merged.host:
+                        rows[member].fused_into = merged.host
+                        host.fuses.append(member)
+                continue
             before = sum(amount for _, amount in traffic.writes(host.node))
-            ids = host.node.outputs[0].ids
+            # inside an If, Loop or Scan every cost is a constant of all its runs
+            frozen = host.node.frozen
+            ids = None if frozen else host.node.outputs[0].ids
             after, constant = merged.end.bytes, 0.0
             for extra, amount in merged.extras:
                 if extra is None:
@@ -134,7 +148,7 @@ class _Builder:
                     continue
                 kernel = traffic.kernels(rows[member].node)
                 constant += kernel.constant
-                if ids is not None:
+                if ids is not None or frozen:
                     # the member's output has the host's channels, perhaps less often
                     own = rows[member].node.outputs[0].ids
                     after += kernel.per_out * (0 if own is None else own.size)
@@ -142,7 +156,7 @@ class _Builder:
                 rows[member].fused_into = merged.host
                 host.fuses.append(member)
             if ids is None:
-                more = BilinearForm(constant=constant + after - before)
+                more = BilinearForm(constant=host.node.times * (constant + after - before))
             else:
                 more = BilinearForm(constant=constant, per_out=(after - before) / ids.size)
             host.bytes = host.bytes.plus(more)

@@ -147,6 +147,10 @@ class Efficiency:
         source: what it was fitted from.
         alone_s: what a convolution takes longer on its own, as families were measured, than in a
             network, where another one has left its code in the nearer caches.
+        call_s: what a call of the runtime takes besides its kernels.
+        near_s: what any other kernel takes less in a network so small that its code and data stay
+            in the nearer caches, where families were measured between others.
+        near_bytes: what a network moves from which on nothing of that is left.
         launches_ahead: whether the host launches kernels while others run, so that the fixed time
             of a family, its launch, is waited for only where the device has nothing else to do.
     """
@@ -160,7 +164,21 @@ class Efficiency:
     layout: Layout | None = None
     source: str = ""
     alone_s: float = 0.0
+    call_s: float = 0.0
+    near_s: float = 0.0
+    near_bytes: float = 0.0
     launches_ahead: bool = False
+
+    def near_share(self, moved: FloatArray) -> FloatArray:
+        """(...) share of `near_s` that the kernels of a network gain.
+
+        Args:
+            moved: (...) bytes that all of them read and write.
+        """
+        if not self.near_s or not self.near_bytes:
+            return np.zeros(np.shape(moved))
+        share: FloatArray = np.maximum(0.0, 1.0 - moved / self.near_bytes)
+        return share
 
     def kept_share(self, constant_bytes: FloatArray) -> FloatArray:
         """(...) share of a network's constants that are still in the last cache when it runs again.

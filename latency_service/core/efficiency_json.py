@@ -11,7 +11,9 @@ from latency_service.core.efficiency import Efficiency, FamilyModel, Layout
 from latency_service.core.errors import ProfileError
 from latency_service.core.features import features_of
 
-_LATER = ("alone_s", "cached_s_per_byte", "launches_ahead")
+_LATER = (
+    "alone_s", "cached_s_per_byte", "call_s", "launches_ahead", "near_bytes", "near_s",
+)  # fmt: skip
 
 
 def efficiency_to_json(efficiency: Efficiency) -> dict[str, Any]:
@@ -72,7 +74,10 @@ def efficiency_from_json(document: Any, where: str) -> Efficiency:
         },
         layout=None if layout is None else _layout(read, layout),
         source=read.text(table.get("source", ""), "efficiency.source"),
-        alone_s=read.number(table.get("alone_s", 0.0), "efficiency.alone_s", 0.0),
+        **{
+            name: read.number(table.get(name, 0.0), f"efficiency.{name}", 0.0)
+            for name in ("alone_s", "call_s", "near_s", "near_bytes")
+        },
         launches_ahead=read.flag(table.get("launches_ahead", False), "efficiency.launches_ahead"),
     )
 

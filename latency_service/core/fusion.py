@@ -12,8 +12,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from latency_service.core.node import IdArray, Node, Tensor
-from latency_service.core.patterns import PATTERNS, Wiring
+from latency_service.core.patterns import PATTERNS
 from latency_service.core.profile import FusionRules
+from latency_service.core.wiring import Wiring
 
 
 @dataclass(slots=True)
@@ -25,7 +26,7 @@ class Chain:
         host: the contraction, else the first; it carries bytes, overhead and seconds.
         end: the tensor that the chain writes.
         extras: activations that later members read besides the chain itself.
-        runs_as: the operator that takes the members' place; None: the host's own.
+        runs_as: the operator that takes the members' place; None: the host's own; "": nothing.
     """
 
     members: list[int]
@@ -45,7 +46,8 @@ def chains(
 
     Args:
         same: whether two tensors' channels are the same groups in the same proportion, so that
-            both are functions of the host's live output channels.
+            both are functions of the host's live output channels. Inside an If, Loop or Scan
+            nothing is pruned, and nobody is asked.
 
     An intermediate is only hidden if one layer alone reads it and the network does not return it.
     """
@@ -60,7 +62,7 @@ def chains(
     taken = _patterned(nodes, outputs, rules, same, merged)
     steps = _steps(rules)
     for index, node in enumerate(nodes):
-        if node.frozen or not node.outputs or index in taken:
+        if not node.outputs or index in taken:
             continue
         chain = _joins(node, rules, steps, ends, readers, returned, same, nodes)
         if chain is None:
@@ -99,11 +101,15 @@ def _patterned(
         for match in find(wiring):
             members = [nodes[index] for index in match.members]
             host = nodes[match.host]
-            held = [m.outputs[0].ids for m in members if m.op.name != "Transpose"]
+            held = [
+                m.outputs[0].ids
+                for m in members
+                if m.op.name not in _OTHER_CHANNELS and m.outputs[0].size > 1
+            ]
             if (
                 taken.intersection(match.members)
-                or any(member.frozen for member in members)
-                or not all(same(host.outputs[0].ids, ids) for ids in held)
+                or any(member.frozen is not host.frozen for member in members)
+                or not (host.frozen or all(same(host.outputs[0].ids, ids) for ids in held))
             ):
                 continue
             taken.update(match.members)
@@ -111,6 +117,9 @@ def _patterned(
             merged[match.host].append(chain)
     return taken
 
+
+# What these write has the channels of what they read, which need not be the host's.
+_OTHER_CHANNELS = frozenset({"Transpose", "DynamicQuantizeLinear"})
 
 Steps = dict[str, frozenset[str]]
 
@@ -160,6 +169,8 @@ def _joins(
     # the operand that is ready last is the one that can still be merged
     chain = max(candidates, key=lambda found: found.members[-1])
     host = nodes[chain.host]
+    if host.frozen is not node.frozen:
+        return None
     activations = [tensor for tensor in node.inputs if tensor is not None]
     folds = (
         op in rules.fold
@@ -175,6 +186,8 @@ def _joins(
         )
         if not host.op.contraction or step_name(node) not in steps.get(held, ()):
             return None
+    if host.frozen:
+        return chain
     channels = [node.outputs[0].ids]
     channels += [
         node.in_ids[position]

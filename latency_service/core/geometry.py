@@ -14,6 +14,7 @@ from collections.abc import Callable, Sequence
 from enum import IntEnum
 
 from latency_service.core.node import Dims, Node
+from latency_service.core.ops.shapes.products import recurrent_sizes
 from latency_service.core.units import FLOATING, RATE_DTYPE
 
 
@@ -174,9 +175,10 @@ def _transposed(node: Node) -> Row:
 def _recurrent(node: Node) -> Row:
     x = node.x.shape
     weight, again = node.parameter("weight"), node.parameter("recurrence")
-    gates = weight.shape[1] if weight else 1  # gates x hidden
-    directions = weight.shape[0] if weight else 1
-    hidden = again.shape[-1] if again else gates
+    gates = directions = hidden = 1
+    if weight is not None and again is not None:
+        directions, features, hidden = recurrent_sizes(node)
+        gates = math.prod(weight.shape) // (directions * features)  # gates x hidden
     depth = x[-1] + hidden
     layout = node.integer("layout", 0) if "layout" in node.attributes else 0
     steps, images = (x[1], x[0]) if layout else (x[0], x[1])
@@ -194,6 +196,9 @@ def _recurrent(node: Node) -> Row:
     return node.layer.op, dims, OTHER
 
 
+_PLAIN_NAMES = {"FusedMatMul": "MatMul", "FusedGemm": "Gemm", "QGemm": "QLinearMatMul"}
+
+
 def _product(node: Node) -> Row:
     out = node.outputs[0].shape
     cols = out[-1] if out else 1
@@ -207,7 +212,7 @@ def _product(node: Node) -> Row:
     depth = _depth(node, rows * batch)
     work = 2.0 * batch * rows * depth * cols
     dims = _row(node, batch=batch, rows=rows, depth=depth, cols=cols, work=work)
-    op = {"FusedMatMul": "MatMul", "FusedGemm": "Gemm"}.get(node.layer.op, node.layer.op)
+    op = _PLAIN_NAMES.get(node.layer.op, node.layer.op)
     if op == "MatMul":
         op = "MatMul/activations" if weight is None else "MatMul/learned"
     return op, dims, _HEADS if weight is None else DENSE
@@ -216,7 +221,7 @@ def _product(node: Node) -> Row:
 def _depth(node: Node, rows: int) -> int:
     """Multiply-adds per output of a matrix product."""
     x, weight = node.x.shape, node.parameter("weight")
-    if node.layer.op in ("Gemm", "FusedGemm"):
+    if node.layer.op in ("Gemm", "FusedGemm", "QGemm"):
         return max(node.x.size // max(rows, 1), 1)
     if weight is not None and len(weight.shape) > 1 and x and x[-1] != weight.shape[-2]:
         return weight.shape[-1]  # the learned matrix stands on the left
@@ -262,7 +267,7 @@ def _elementwise(node: Node) -> Inner:
     out = node.outputs[0].shape if node.outputs else ()
     operands: list[Dims] = [t.shape for t in node.inputs if t is not None and t.value is None]
     if node.layer.op not in _PER_CHANNEL:
-        operands += [tuple(p.shape) for p in node.parameters]
+        operands += [tuple(p.shape) for p in node.parameters if p.role not in _SETTINGS]
     padded = [(1,) * (len(out) - len(shape)) + tuple(shape) for shape in operands]
     if all(shape == tuple(out) for shape in padded):
         return "", math.prod(out), 1
@@ -362,6 +367,8 @@ def _gathered(node: Node) -> Inner:
 
 
 _PER_CHANNEL = frozenset({"PRelu"})
+# Of quantised tensors: no operands to walk along.
+_SETTINGS = frozenset({"scale", "zero_point"})
 _REDUCTIONS: Sequence[str] = (
     "ReduceL1", "ReduceL2", "ReduceLogSum", "ReduceLogSumExp", "ReduceMax", "ReduceMean",
     "ReduceMin", "ReduceProd", "ReduceSum", "ReduceSumSquare", "ArgMax", "ArgMin",

@@ -25,6 +25,7 @@ from latency_service.core.geometry import (
 )
 from latency_service.core.layout import Reorder, arrange
 from latency_service.core.node import Node
+from latency_service.core.quantised_patterns import INTEGER_FORMS, NOTHING
 
 
 def find_kernels(
@@ -43,10 +44,7 @@ def find_kernels(
         layout: of the runtime; None where it keeps one.
     """
     nodes = network.nodes
-    runs_as = [
-        chain.runs_as if chain is not None and chain.runs_as else node.layer.op
-        for node, chain in zip(nodes, chains, strict=True)
-    ]
+    runs_as = [_runs_as(node, chain) for node, chain in zip(nodes, chains, strict=True)]
     blocked = [False] * len(nodes)
     reorders: list[Reorder] = []
     if layout is not None:
@@ -56,13 +54,36 @@ def find_kernels(
         if free[index] or host_of[index] is not None or not node.outputs:
             continue
         chain = chains[index]
-        row = geometry(node) if chain is None else _merged(node, chain, runs_as[index], nodes)
+        if chain is not None and chain.runs_as == NOTHING:
+            continue
+        row = geometry(node) if chain is None else _merged(node, chain, nodes)
         suffix = "/blocked" if blocked[index] and not node.op.contraction else ""
         merges = "" if chain is None else _merges(chain, nodes)
-        table.add(index, row, suffix, kernel_dtype(node), node, merges)
+        table.add(index, row, suffix, _dtype(node, chain), node, merges)
     for reorder in reorders:
         table.add_reorder(reorder, nodes[reorder.layer])
     return table.finish()
+
+
+def _runs_as(node: Node, chain: Chain | None) -> str:
+    if chain is None or not chain.runs_as:
+        return node.layer.op
+    # blocks of channels are for floating numbers
+    return f"{chain.runs_as} on {_dtype(node, chain)}" if _on_integers(chain) else chain.runs_as
+
+
+def _on_integers(chain: Chain) -> bool:
+    """Whether a chain is there for the sake of 8-bit arithmetic."""
+    return chain.end.dtype in ("int8", "uint8")
+
+
+def _dtype(node: Node, chain: Chain | None) -> str:
+    """Of the kernel's tensors: integers where a chain writes them."""
+    if chain is None or chain.runs_as is None or chain.runs_as == "QuantizeLinear":
+        return kernel_dtype(node)
+    if chain.runs_as == "DynamicQuantizeMatMul":
+        return chain.end.dtype
+    return "int8" if _on_integers(chain) else kernel_dtype(node)
 
 
 def _merges(chain: Chain, nodes: Sequence[Node]) -> str:
@@ -82,11 +103,17 @@ _FOLDED = frozenset({"BatchNormalization"})
 _LOOPS_AS = {"SkipLayerNormalization": "LayerNormalization"}
 
 
-def _merged(node: Node, chain: Chain, runs_as: str, nodes: Sequence[Node]) -> Row:
+def _merged(node: Node, chain: Chain, nodes: Sequence[Node]) -> Row:
     """Geometry of a chain: the host's, with what the others read besides."""
     family, dims, follows = geometry(node)
+    runs_as = chain.runs_as or node.layer.op
     values = list(dims)
-    if not node.op.contraction and chain.runs_as is not None:
+    if chain.runs_as in INTEGER_FORMS:
+        # the loops are those of the operator that it stands for
+        op, slash, kind = family.partition("/")
+        keeps = op == "Conv" or not node.op.contraction
+        family = chain.runs_as + (slash + kind if keeps else "")
+    elif not node.op.contraction and chain.runs_as is not None:
         like = _LOOPS_AS.get(runs_as, runs_as)
         ends = [nodes[index] for index in chain.members if nodes[index].layer.op == like]
         if ends:
@@ -176,7 +203,8 @@ _ALIKE = {
     "Upsample": "Resize", "Expand": "Tile", "Tile": "Concat", "DepthToSpace": "Transpose",
     "SpaceToDepth": "Transpose", "PRelu": "LeakyRelu", "Where": "Add", "Cast": "Neg",
     "RNN": "GRU", "ReduceSumSquare": "ReduceSum", "ReduceL2": "ReduceSum", "ReduceL1": "ReduceSum",
-    "ReduceProd": "ReduceSum", "ArgMax": "ReduceMax", "ArgMin": "ReduceMax",
+    "ReduceProd": "ReduceSum", "DynamicQuantizeLSTM": "LSTM", "QLinearConcat": "Concat",
+    "ArgMax": "ReduceMax", "ArgMin": "ReduceMax",
 }  # fmt: skip
 
 

@@ -13,6 +13,7 @@ from typing import NamedTuple
 from latency_service.core.efficiency import Layout
 from latency_service.core.node import Node, Tensor
 from latency_service.core.ops import Traffic
+from latency_service.core.units import FLOATING
 
 TO_BLOCKS, FROM_BLOCKS = "ReorderInput", "ReorderOutput"
 
@@ -97,6 +98,8 @@ def _runs_blocked(
     node: Node, inputs: list[Tensor], layout: Layout, writers: dict[int, int], op: str
 ) -> bool:
     if not inputs or not node.outputs or len(inputs[0].shape) != 4 or node.frozen:
+        return False
+    if inputs[0].dtype not in FLOATING:
         return False
     if op == "Conv":
         return convolution_is_blocked(

@@ -77,12 +77,15 @@ class Tensor:
         dtype: str,
         value: npt.NDArray[Any] | None = None,
     ) -> None:
+        # a name as the first dimension, the usual one: no need to run into it
+        numbers = shape[1:] if shape and isinstance(shape[0], Symbol) else shape
         self._size: int | None
         try:
-            self._size = elements = math.prod(shape)
-            lowest = min(shape, default=0)
+            elements = math.prod(numbers)
+            lowest = min(numbers, default=0)
+            self._size = elements if numbers is shape else None
         except Symbolic:
-            numbers = [dim for dim in shape if not isinstance(dim, Symbol)]
+            numbers = tuple(dim for dim in shape if not isinstance(dim, Symbol))
             elements, lowest = math.prod(numbers), min(numbers, default=0)
             self._size = None
         if lowest < 0 or elements > MOST_ELEMENTS or dtype not in BYTES_PER_ELEMENT:

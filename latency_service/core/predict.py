@@ -24,10 +24,12 @@ _UNKNOWN_SPREAD = 1.0
 _ALIKE_SPREAD = 2.0
 # Kernels that follow others of their kind in most networks.
 _IN_ROWS = ("Conv/", "ReorderInput", "ReorderOutput")
-# A kernel that starts sooner in a network still takes this share of its time.
+# A kernel that takes less in a network still takes this share of its time.
 _LEAST_SHARE = 0.3
 # How many multiples of the hardware's step a slope looks down to find one that pays.
 _STEPS_DOWN = 4
+# Standard deviation, in logarithms, of a network that stays in the nearer caches altogether.
+_NEAR_SPREAD = 0.25
 # No interval is given where kernels that were not measured take a larger share than this.
 _MOST_UNKNOWN = 0.05
 
@@ -72,12 +74,14 @@ class Structure:
         fixed_s: (P,) the part of them that does not depend on the shape.
         spread: (P,) relative standard deviation of each prediction.
         dims: (P, D) live dimensions.
+        near: share of what a tiny network gains from the nearer caches.
     """
 
     seconds: FloatArray
     fixed_s: FloatArray
     spread: FloatArray
     dims: FloatArray
+    near: float = 0.0
 
 
 class Predictor:
@@ -103,9 +107,13 @@ class Predictor:
             if group.model is not None:
                 self.cached_s_per_byte[list(group.kernels)] = group.model.cached_s_per_byte
 
-        self.sooner = np.array(
-            [efficiency.alone_s * family.startswith(_IN_ROWS) for family in kernels.families]
-        )
+        in_rows = np.array([family.startswith(_IN_ROWS) for family in kernels.families], dtype=bool)
+        self.sooner = np.where(in_rows, efficiency.alone_s, 0.0)
+        self.near_s = np.where(in_rows, 0.0, efficiency.near_s)
+        # the call is charged to the first kernel
+        self.call_s = np.zeros(len(kernels.layers))
+        if len(kernels.layers):
+            self.call_s[int(np.argmin(kernels.layers))] = efficiency.call_s
         # (P,) the part of their seconds that passes before they start, while others may run
         self.launch_s = np.zeros(len(kernels.layers))
         for group in self.assigned if efficiency.launches_ahead else ():
@@ -154,15 +162,14 @@ class Predictor:
         n_in, n_out, alive = live_counts(self.costs, counts)
         live = n_in if of_inputs else n_out
         now = self._at(n_in, n_out, alive)
-        constants = self._constant_bytes(now.dims) * self.kernels.times * alive[self.kernels.layers]
-        kept = float(self.efficiency.kept_share(constants.sum()))
+        caches = self._caches(now.dims, alive)
         found = np.zeros(len(live))
         for steps in range(1, _STEPS_DOWN + 1):
             lower = np.maximum((np.ceil(live / step) - steps) * step, 0.0)
             lower = np.where(lower > 0, lower, np.minimum(live, 1.0))
             less = (lower, n_out) if of_inputs else (n_in, lower)
             by_layer = np.zeros(len(live))
-            saved = now.seconds - self._at(less[0], less[1], alive, kept).seconds
+            saved = now.seconds - self._at(less[0], less[1], alive, caches).seconds
             np.add.at(by_layer, self.kernels.layers, saved)
             gap = live - lower
             secant = np.where(gap > 0, np.maximum(by_layer, 0.0) / np.maximum(gap, 1.0), 0.0)
@@ -180,12 +187,16 @@ class Predictor:
         return found
 
     def _at(
-        self, n_in: FloatArray, n_out: FloatArray, alive: FloatArray, kept: float | None = None
+        self,
+        n_in: FloatArray,
+        n_out: FloatArray,
+        alive: FloatArray,
+        caches: tuple[float, float] | None = None,
     ) -> Structure:
         """The kernels at (L,) live channels.
 
         Args:
-            kept: share of the constants that stay in the last cache; None: as many as fit.
+            caches: as `_caches` gives them; None: at this structure.
         """
         kernels = self.kernels
         dims = self._dims(n_in, n_out)
@@ -203,13 +214,29 @@ class Predictor:
                 spread[rows] = group.model.spread * (1.0 if group.exact else _ALIKE_SPREAD)
         seconds += self.per_element * dims[:, Dim.OUT_ELEMENTS] + self.efficiency.dispatch_s
         seconds = self.among_others(seconds, self.sooner)
-        runs = kernels.times * alive[kernels.layers]
-        constants = self._constant_bytes(dims)
-        if kept is None:
-            kept = float(self.efficiency.kept_share((constants * runs).sum()))
-        seconds -= kept * self.cached_s_per_byte * constants
+        kept, near = self._caches(dims, alive) if caches is None else caches
+        kept_s = self.cached_s_per_byte * self._constant_bytes(dims)
+        seconds = seconds - kept * kept_s - near * self.nearer(seconds - kept_s, self.near_s)
         fixed = np.minimum(fixed + self.efficiency.dispatch_s, 0.5 * seconds)
-        return Structure(seconds * runs, fixed * runs, spread, dims)
+        live = alive[kernels.layers]
+        called = self.call_s * live
+        runs = kernels.times * live
+        return Structure(seconds * runs + called, fixed * runs + called, spread, dims, near)
+
+    def _caches(self, dims: FloatArray, alive: FloatArray) -> tuple[float, float]:
+        """(share of the constants in the last cache, share of `near_s`) at (P, D) dimensions."""
+        live = alive[self.kernels.layers]
+        constants = self._constant_bytes(dims) * self.kernels.times * live
+        moved = moved_bytes(dims, 1.0) * self._itemsizes * live
+        return (
+            float(self.efficiency.kept_share(constants.sum())),
+            float(self.efficiency.near_share(moved.sum())),
+        )
+
+    def nearer(self, seconds: FloatArray, near_s: FloatArray | float) -> FloatArray:
+        """(...) seconds that kernels of (...) seconds take less with all in the nearer caches."""
+        less: FloatArray = np.minimum((1.0 - _LEAST_SHARE) * np.maximum(seconds, 0.0), near_s)
+        return less
 
     def among_others(self, seconds: FloatArray, sooner: FloatArray | float) -> FloatArray:
         """(...) seconds of kernels in a network, of (...) seconds on their own."""
@@ -288,7 +315,7 @@ def interval_s(
     """90 % interval of a network's latency; None where too much of it was never measured.
 
     Kernels of one shape err alike; those of different shapes independently; and all of a network
-    together by what the efficiency model calls its shared spread.
+    together by what the efficiency model calls its shared spread, a tiny one by more.
     """
     total = float(structure.seconds.sum())
     if total <= 0:
@@ -303,5 +330,6 @@ def interval_s(
         key = family, dims.tobytes()
         alike[key] = alike.get(key, 0.0) + seconds * spread
     own = sum(value * value for value in alike.values()) / total**2
-    deviation = level_deviations * float(np.sqrt(own + predictor.efficiency.shared_spread**2))
+    shared = predictor.efficiency.shared_spread**2 + (structure.near * _NEAR_SPREAD) ** 2
+    deviation = level_deviations * float(np.sqrt(own + shared))
     return total * float(np.exp(-deviation)), total * float(np.exp(deviation))

@@ -39,7 +39,9 @@ def totals_s(predictor: Predictor, counts: FloatArray) -> FloatArray:
     found = [(position, group) for group in predictor.assigned for position in group.kernels]
     for position, group in sorted(found, key=lambda row: row[0]):
         sweep.add(group, position)
-    return sweep.total_s - predictor.efficiency.kept_share(sweep.constants) * sweep.kept_s
+    kept = predictor.efficiency.kept_share(sweep.constants)
+    near = predictor.efficiency.near_share(sweep.moved)
+    return sweep.total_s - kept * sweep.kept_s - near * sweep.near_s
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,12 +71,15 @@ class _Sweep:
         launched_s: (N,) seconds until it has been launched.
         constants: (N,) bytes of constants that the network reads.
         kept_s: (N,) seconds that these would save if all were still in the last cache.
+        moved: (N,) bytes that the network reads and writes.
+        near_s: (N,) seconds that it would save with all of them in the nearer caches.
     """
 
     def __init__(self, predictor: Predictor, counts: FloatArray) -> None:
         self.predictor = predictor
         self.counts = counts
-        self.total_s, self.launched_s, self.constants, self.kept_s = np.zeros((4, len(counts)))
+        zeros = np.zeros((6, len(counts)))
+        self.total_s, self.launched_s, self.constants, self.kept_s, self.moved, self.near_s = zeros
         self._widths: dict[Share, _Widths] = {}
         self._factors: dict[object, _Factors] = {}
 
@@ -84,7 +89,8 @@ class _Sweep:
         layer = int(kernels.layers[position])
         read = self._of(predictor.costs.reads[layer])
         written = self._of(predictor.costs.writes[layer])
-        runs = (read.alive & written.alive) * kernels.times[position]
+        alive = read.alive & written.alive
+        runs = alive * kernels.times[position]
         kernel = _Kernel(predictor, group, position)
         factors = self._factors_of(kernel, read, written)
         follows = kernels.follows[position]
@@ -96,15 +102,25 @@ class _Sweep:
             outs = written.shares if writes else np.ones(1)
             seconds = kernel.seconds(ins, outs, None if factors is None else factors.table())
             at = (read.places if reads else 0, written.places if writes else 0)
-            self._run(kernel, seconds[at], runs)
+            seconds = seconds[at]
         else:
             correction = None
             if factors is not None:
                 small = factors.entries <= _ENTRIES_PER_ROW * len(runs)
                 find = factors.looked_up if small else factors.multiplied
                 correction = find(read.places, written.places)
-            self._run(kernel, kernel.seconds(read.of_rows, written.of_rows, correction), runs)
-        self._keep(kernel, read, written, runs)
+            seconds = kernel.seconds(read.of_rows, written.of_rows, correction)
+        self._run(kernel, seconds, runs)
+        self.total_s += predictor.call_s[position] * alive
+        kept_s: FloatArray | float = 0.0
+        if kernel.has_constants:
+            constants = kernel.constant_bytes(read.of_rows, written.of_rows)
+            self.constants += constants * runs
+            kept_s = kernel.cached_s_per_byte * constants
+            self.kept_s += kept_s * runs
+        if predictor.efficiency.near_s:
+            self.moved += kernel.moved_bytes(read.of_rows, written.of_rows) * alive
+            self.near_s += predictor.nearer(seconds - kept_s, predictor.near_s[position]) * runs
 
     def _run(self, kernel: _Kernel, seconds: FloatArray, runs: FloatArray) -> None:
         if not kernel.launch_s:
@@ -114,13 +130,6 @@ class _Sweep:
         self.launched_s += launch * runs
         np.maximum(self.total_s, self.launched_s, out=self.total_s)
         self.total_s += (seconds - launch) * runs
-
-    def _keep(self, kernel: _Kernel, read: _Widths, written: _Widths, runs: FloatArray) -> None:
-        if not kernel.has_constants:
-            return
-        constants = kernel.constant_bytes(read.of_rows, written.of_rows) * runs
-        self.constants += constants
-        self.kept_s += kernel.cached_s_per_byte * constants
 
     def _of(self, share: Share) -> _Widths:
         found = self._widths.get(share)
@@ -179,12 +188,16 @@ class _Kernel:
         """(...) bytes of constants at (...) shares."""
         return self.itemsize * self._sum((Dim.CONSTANT_ELEMENTS,), reads, writes)
 
+    def moved_bytes(self, reads: FloatArray, writes: FloatArray) -> FloatArray:
+        """(...) bytes read and written at (...) shares."""
+        return self.itemsize * self._sum(MOVED, reads, writes)
+
     def seconds(
         self, reads: FloatArray, writes: FloatArray, correction: Table | None
     ) -> FloatArray:
         """(...) seconds at (...) shares; of one run."""
         predictor = self.predictor
-        moved = self.itemsize * self._sum(MOVED, reads, writes)
+        moved = self.moved_bytes(reads, writes)
         work = self._sum((Dim.WORK,), reads, writes)
         if self.model is None:
             value = predictor.unmeasured_s(self.group, moved, work)

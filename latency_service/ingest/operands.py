@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 from latency_service.core.errors import ModelFileError
@@ -167,18 +168,29 @@ def parameter(role: str, constant: Constant) -> Parameter:
 Held = Sequence[Constant | None]
 
 
-def _gemm(found: Operands, held: Held, places: list[int], attributes: dict[str, Any]) -> None:
-    """A learned B is written (O, I), as with transB=1; a learned A makes it a MatMul."""
-    if 1 in places:
-        place = places.index(1)
+def _gemm(
+    found: Operands,
+    held: Held,
+    places: list[int],
+    attributes: dict[str, Any],
+    b: int = 1,
+    c: int = 2,
+) -> None:
+    """A learned B is written (O, I), as with transB=1; a learned A makes it a MatMul.
+
+    Args:
+        b, c: positions of the operands B and C.
+    """
+    if b in places:
+        place = places.index(b)
         weight = found.parameters[place]
         if not attributes.get("transB", 0):
             found.parameters[place] = Parameter(
                 weight.role, weight.shape[::-1], weight.dtype, weight.id
             )
         attributes["transB"] = 1
-    if 2 in places:
-        place = places.index(2)
+    if c in places:
+        place = places.index(c)
         bias = found.parameters[place]
         extents = [dim for dim in bias.shape if dim != 1]
         if len(extents) == 1:
@@ -186,7 +198,7 @@ def _gemm(found: Operands, held: Held, places: list[int], attributes: dict[str, 
         elif not extents:
             del found.parameters[place]
     left = held[0]
-    if left is not None and left.id and 1 not in places and found.stays[:1] == found.inputs[:1]:
+    if left is not None and left.id and b not in places and found.stays[:1] == found.inputs[:1]:
         # core knows a learned first factor in MatMul only
         shape = left.shape[::-1] if attributes.pop("transA", 0) else left.shape
         del found.inputs[0], found.stays[0]
@@ -199,6 +211,15 @@ def _concat(found: Operands, held: Held, places: list[int], attributes: dict[str
     """Where among the inputs the learned pieces stand."""
     if places:
         attributes["parameter_inputs"] = places
+
+
+def _quantised_concat(
+    found: Operands, held: Held, places: list[int], attributes: dict[str, Any]
+) -> None:
+    """Each piece comes with its scale and zero point, behind those of the output."""
+    learned = [n for n, place in enumerate(places) if place % 3 == 2]
+    found.parameters[:] = [found.parameters[n] for n in learned]
+    _concat(found, held, [(places[n] - 2) // 3 for n in learned], attributes)
 
 
 def _gather(found: Operands, held: Held, places: list[int], attributes: dict[str, Any]) -> None:
@@ -237,6 +258,7 @@ def _einsum(found: Operands, held: Held, places: list[int], attributes: dict[str
 
 
 _REWRITES: dict[str, Callable[[Operands, Held, list[int], dict[str, Any]], None]] = {
-    "Gemm": _gemm, "FusedGemm": _gemm, "Concat": _concat, "QLinearConcat": _concat,
-    "Gather": _gather, "Where": _where, "OneHot": _one_hot, "Range": _range, "Einsum": _einsum,
+    "Gemm": _gemm, "FusedGemm": _gemm, "QGemm": partial(_gemm, b=3, c=6), "Concat": _concat,
+    "QLinearConcat": _quantised_concat, "Gather": _gather, "Where": _where, "OneHot": _one_hot,
+    "Range": _range, "Einsum": _einsum,
 }  # fmt: skip

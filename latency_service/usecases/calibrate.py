@@ -89,7 +89,7 @@ def measure(run: Run, progress: campaign.Progress) -> Measured:
     """
     budget_s = run.job.budget_s
     budget_s -= min(_FIT_SHARE * budget_s, _FIT_MOST_S)
-    plan = campaign.Plan(run.job.dtypes, budget_s, run.job.seed)
+    plan = campaign.Plan(run.shares, budget_s, run.job.seed)
     measurement = campaign.run(run.backend, plan, run.journal, progress)
     measurement = replace(measurement, environment={**run.machine, **measurement.environment})
     write_recording(run.recording, run.device, measurement)

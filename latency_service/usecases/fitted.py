@@ -22,7 +22,7 @@ from latency_service.core.profile import (
 )
 from latency_service.core.sample import Sample
 from latency_service.core.units import format_count
-from latency_service.usecases.whole_networks import alone_s
+from latency_service.usecases.whole_networks import in_networks
 
 # Standard deviation, in logarithms, of what all layers of a network err together.
 SHARED_SPREAD = 0.045
@@ -78,9 +78,7 @@ def revision_profile(
         source=f"{len(measurement.samples)} samples; {how}",
         launches_ahead=measurement.launches_ahead,
     )
-    efficiency = replace(
-        efficiency, alone_s=alone_s(efficiency, measurement.fusion, measurement.networks)
-    )
+    efficiency = in_networks(efficiency, measurement.fusion, measurement.networks)
     facts = {**device.facts, **_sheet_facts(sheet, memory, compute)}
     facts |= _run_facts(measurement, origin, how)
     profile = Profile(

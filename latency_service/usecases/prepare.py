@@ -8,8 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from latency_service.calibration import environment
 from latency_service.calibration.backends import Backend, open_backend
+from latency_service.calibration.environment import detect
+from latency_service.calibration.gpu import no_cuda, torch_cuda
 from latency_service.calibration.identity import resolve
 from latency_service.calibration.journal import Journal
 from latency_service.core.errors import CalibrationError, OptionError
@@ -28,6 +29,7 @@ class Job:
     Attributes:
         device: its name or alias, or the name of a new device.
         backend: of `latency_service.calibration.backends`.
+        dtypes: of the tensors; none: those that networks on the backend's processor have.
         budget_s: seconds for everything.
     """
 
@@ -35,7 +37,7 @@ class Job:
     backend: str = "onnxruntime"
     provider: str | None = None
     threads: int = 1
-    dtypes: tuple[str, ...] = ("float32",)
+    dtypes: tuple[str, ...] = ()
     budget_s: float = 180.0
     seed: int = 0
 
@@ -47,6 +49,7 @@ class Run:
     Attributes:
         sheet: the device's data-sheet profile, if it has one.
         machine: what this machine is, and the state that it is in.
+        shares: of the budget, by dtype.
         journal: holds what an interrupted run has measured already.
         recording: where the whole measurement will be.
         messages: what the user should know about the device that was found.
@@ -57,6 +60,7 @@ class Run:
     device: Device
     sheet: Profile | None
     machine: Mapping[str, Any]
+    shares: Mapping[str, float]
     journal: Journal
     recording: Path
     messages: tuple[str, ...] = ()
@@ -80,7 +84,8 @@ def begin(job: Job, destination: Destination, folder: Path) -> Run:
     backend = open_backend(job.backend, job.provider, job.threads)
     destination.check()
     device, sheet, machine, messages = identify(job, backend, destination)
-    stem = f"{device.slug}.{re.sub(r'[^a-z0-9.-]', '-', backend.runtime)}.{'-'.join(job.dtypes)}"
+    shares = _shares(job, backend)
+    stem = f"{device.slug}.{re.sub(r'[^a-z0-9.-]', '-', backend.runtime)}.{'-'.join(shares)}"
     facts = {key: value for key, value in backend.facts().items() if key in _LASTING}
     facts["processor"] = machine.get("cpu", {}).get("model")
     header = {**facts, "device": device.slug, "runtime": backend.runtime}
@@ -92,7 +97,16 @@ def begin(job: Job, destination: Destination, folder: Path) -> Run:
             "LATENCY_SERVICE_DATA_DIRECTORY name another folder"
         ) from None
     recording = folder / f"{stem}.measured.jsonl.gz"
-    return Run(job, backend, device, sheet, machine, journal, recording, messages)
+    return Run(job, backend, device, sheet, machine, shares, journal, recording, messages)
+
+
+def _shares(job: Job, backend: Backend) -> Mapping[str, float]:
+    """Shares of the budget: as named, else mostly float32, and what runs quantised networks."""
+    if job.dtypes:
+        return dict.fromkeys(job.dtypes, 1.0 / len(job.dtypes))
+    if backend.kind == "cpu" and job.backend == "onnxruntime":
+        return {"float32": 0.85, "int8": 0.15}
+    return {"float32": 1.0}
 
 
 def identify(
@@ -101,7 +115,7 @@ def identify(
     """What this machine is, and which device that makes it."""
     on_gpu = backend.kind == "gpu"
     asks_cuda = on_gpu and job.backend == "torch"
-    found = environment.detect(cuda=environment.torch_cuda if asks_cuda else environment.no_cuda)
+    found = detect(cuda=torch_cuda if asks_cuda else no_cuda)
     named = destination.find(job.device)
     identity = resolve(
         job.device,

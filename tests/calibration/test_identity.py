@@ -2,7 +2,9 @@ from dataclasses import replace
 
 import pytest
 
-from latency_service.calibration.environment import Cpu, Environment, Gpu
+from latency_service.calibration.cpu import Cpu
+from latency_service.calibration.environment import Environment
+from latency_service.calibration.gpu import Gpu
 from latency_service.calibration.identity import Identity, is_cpu, is_gpu, resolve
 from latency_service.core.errors import OptionError, ProfileError
 from latency_service.core.profile import Device

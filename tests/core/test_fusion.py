@@ -129,13 +129,43 @@ def test_a_fused_chain_is_still_a_form_in_the_hosts_channels() -> None:
     )
 
 
+@pytest.mark.parametrize("trips", [1, 3])
+def test_what_runs_inside_a_loop_is_fused_too(trips: int) -> None:
+    image = [1, CHANNELS, HEIGHT, WIDTH]
+    body = {
+        "inputs": [
+            {"name": "i", "shape": [], "dtype": "int64"},
+            {"name": "more", "shape": [], "dtype": "bool"},
+            {"name": "now", "shape": image},
+        ],
+        "layers": [
+            layer("go", "Identity", "more"),
+            conv("mixed", "now", CHANNELS)
+            | {"parameters": [{"role": "weight", "shape": [CHANNELS, CHANNELS, 1, 1]}]},
+            layer("relu", "Relu", "mixed"),
+            layer("sum", "Add", "relu", "now"),
+        ],
+        "outputs": ["go", "sum"],
+    }
+    loop = layer("loop", "Loop", "x") | {
+        "attributes": {"M": trips, "cond": True, "body": body},
+        "outputs": [{"name": "end"}],
+    }
+
+    costs = costed([loop], "end")
+
+    # the convolution reads its input twice, once for the sum
+    moved = FLOAT * (3 * PLACES * CHANNELS + CHANNELS * CHANNELS)
+    found = {name.rsplit("/", 1)[-1]: size for name, size in bytes_of(costs).items()}
+    assert found == {"loop": 0, "go": 0, "mixed": trips * moved, "relu": 0, "sum": 0}
+    assert costs.fuses[costs.names.index("loop/body/mixed")]
+
+
 def learned(name: str, op: str, source: str, *shape: int) -> dict[str, Any]:
     return layer(name, op, source) | {"parameters": [{"role": "weight", "shape": list(shape)}]}
 
 
-def kernels_of(
-    layers: list[dict[str, Any]], shape: list[int], **rules: tuple[str, ...]
-) -> tuple[str, ...]:
+def kernels_of(layers: list[dict[str, Any]], shape: list[int], **rules: Any) -> tuple[str, ...]:
     """Families of the kernels that run."""
     graph = {
         "inputs": [{"name": "x", "shape": shape}],

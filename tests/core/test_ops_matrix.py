@@ -325,6 +325,7 @@ CASES = [
     gemm_of_activations(),
     gemm_with_addend(),
     gemm("FusedGemm"),
+    gemm("QGemm"),
     matmul("MatMul"),
     matmul_left(),
     matmul_vector(),

@@ -158,6 +158,39 @@ def test_a_learned_piece_of_a_concat_keeps_its_place() -> None:
     assert shape_of(graph) == (1, 7, 7)
 
 
+def test_the_pieces_of_a_quantised_concat_come_with_scales_and_zero_points() -> None:
+    inputs = [tensor("x", [1, 3], TensorProto.UINT8), tensor("z", [1, 5], TensorProto.UINT8)]
+    settings = [weight("s"), weight("p", dtype=np.uint8), weight("w", 1, 7, dtype=np.uint8)]
+    graph = read(
+        helper.make_node(
+            "QLinearConcat", ["s", "p", "x", "s", "p", "w", "s", "p", "z", "s", "p"], ["y"],
+            domain="com.microsoft", axis=1,
+        ),
+        inputs=inputs, weights=settings,
+    )  # fmt: skip
+    layer = only(graph)
+    assert layer.inputs == ("x", "z")
+    assert [parameter.shape for parameter in layer.parameters or ()] == [(1, 7)]
+    assert layer.attributes["parameter_inputs"] == [1]
+    assert shape_of(graph) == (1, 15)
+
+
+@pytest.mark.parametrize(("transposed", "stored"), [(0, (5, 7)), (1, (7, 5))])
+def test_a_quantised_gemm_is_a_gemm_with_scales(transposed: int, stored: tuple[int, int]) -> None:
+    weights = [weight("s"), weight("p", dtype=np.uint8), weight("w", *stored, dtype=np.int8),
+               weight("b", 7, dtype=np.int32)]  # fmt: skip
+    graph = read(
+        helper.make_node(
+            "QGemm", ["x", "s", "p", "w", "s", "p", "b", "s", "p"], ["y"],
+            domain="com.microsoft", transB=transposed,
+        ),
+        inputs=[tensor("x", ["N", 5], TensorProto.UINT8)], weights=weights,
+    )  # fmt: skip
+    held = {p.role: p.shape for p in only(graph).parameters or () if p.shape}
+    assert held == {"weight": (7, 5), "bias": (7,)}
+    assert shape_of(graph, N=3) == (3, 7)
+
+
 def test_an_empty_piece_of_a_concat_is_nothing() -> None:
     graph = read(
         node("Concat", "cache x token", axis=1),

@@ -17,19 +17,19 @@ import pytest
 torch = pytest.importorskip("torch")
 pytest.importorskip("onnxscript", reason="torch.onnx.export needs it")
 
-from torch import Tensor, nn  # noqa: E402
-from torch.utils._python_dispatch import TorchDispatchMode  # noqa: E402
-from torch.utils.flop_counter import FlopCounterMode, flop_registry  # noqa: E402
-from torch.utils.module_tracker import ModuleTracker  # noqa: E402
+from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.flop_counter import FlopCounterMode, flop_registry
+from torch.utils.module_tracker import ModuleTracker
 
-from latency_service.core.bind import Binding, bind  # noqa: E402
-from latency_service.core.costing import cost_model  # noqa: E402
-from latency_service.core.costs import CostModel, FloatArray  # noqa: E402
-from latency_service.core.graph import LayerGraph  # noqa: E402
-from latency_service.core.live import live_counts  # noqa: E402
-from latency_service.core.scoring import evaluate  # noqa: E402
-from latency_service.ingest import read_network  # noqa: E402
-from tests.parity.torch_networks import EXAMPLES, Example, MobileNetV1  # noqa: E402
+from latency_service.core.bind import Binding, bind
+from latency_service.core.costing import cost_model
+from latency_service.core.costs import CostModel, FloatArray
+from latency_service.core.graph import LayerGraph
+from latency_service.core.live import live_counts
+from latency_service.core.scoring import evaluate
+from latency_service.ingest import read_network
+from tests.parity.torch_networks import EXAMPLES, Example, MobileNetV1
 
 pytestmark = [
     # the exporter that older releases of PyTorch have says that there is a newer one

@@ -4,13 +4,13 @@ from dataclasses import replace
 
 import pytest
 
-from latency_service.calibration.references import REFERENCES
+from latency_service.calibration.references import NOTHING, REFERENCES
 from latency_service.core.costing import cost_model
 from latency_service.core.efficiency import Efficiency, FamilyModel
 from latency_service.core.predict import Predictor
 from latency_service.core.profile import FusionRules
 from latency_service.ingest import read_network
-from latency_service.usecases.whole_networks import alone_s
+from latency_service.usecases.whole_networks import in_networks
 
 MODEL = FamilyModel(9e-6, 5e10, 2e10, 1, (), (), (), (), 0.0, 0.1, 0.1, 50)
 NAMES = ("Conv/pointwise", "Conv/dense", "Conv/depthwise", "MatMul/learned", "Gemm", "Add", "Mul")
@@ -23,7 +23,7 @@ RULES = FusionRules(fold=("BatchNormalization",), source="a test")
 def latencies(efficiency: Efficiency, fitted: bool) -> dict[str, float]:
     found = {}
     for reference in REFERENCES:
-        if reference.fitted is fitted:
+        if reference.fitted is fitted and reference.name != NOTHING:
             graph = read_network(reference.build()[0])
             predictor = Predictor(
                 cost_model(graph, fusion=RULES, efficiency=efficiency), efficiency
@@ -35,18 +35,33 @@ def latencies(efficiency: Efficiency, fitted: bool) -> dict[str, float]:
 @pytest.mark.parametrize("sooner", [0.0, 1.25e-6, 3e-6])
 def test_what_convolutions_take_longer_alone_is_found(sooner: float):
     measured = latencies(replace(EFFICIENCY, alone_s=sooner), fitted=True)
-    assert alone_s(EFFICIENCY, RULES, measured) == pytest.approx(sooner)
+    assert in_networks(EFFICIENCY, RULES, measured).alone_s == pytest.approx(sooner)
 
 
-def test_without_networks_it_is_nothing():
-    assert alone_s(EFFICIENCY, RULES, {}) == 0.0
+@pytest.mark.parametrize(("near", "size"), [(2e-6, 4e6), (5e-6, 8e6)])
+def test_what_tiny_networks_save_is_found(near: float, size: float):
+    measured = latencies(replace(EFFICIENCY, near_s=near, near_bytes=size), fitted=True)
+    found = in_networks(EFFICIENCY, RULES, measured)
+    assert found.near_s == pytest.approx(near)
+    assert found.near_bytes == size
+
+
+def test_a_call_takes_what_a_network_of_one_number_takes():
+    rest = {name: 11e-6 + s for name, s in latencies(EFFICIENCY, fitted=True).items()}
+    found = in_networks(EFFICIENCY, RULES, {**rest, NOTHING: 11e-6})
+    assert found.call_s == 11e-6
+    assert (found.alone_s, found.near_s) == (0.0, 0.0)
+
+
+def test_without_networks_nothing_changes():
+    assert in_networks(EFFICIENCY, RULES, {}) == EFFICIENCY
 
 
 def test_the_reports_networks_have_no_say():
     # twice as fast as predicted: were they asked, convolutions would be credited all they can be
     others = {name: 0.5 * value for name, value in latencies(EFFICIENCY, fitted=False).items()}
     mine = latencies(EFFICIENCY, fitted=True)
-    assert alone_s(EFFICIENCY, RULES, {**mine, **others}) == pytest.approx(0.0)
+    assert in_networks(EFFICIENCY, RULES, {**mine, **others}) == EFFICIENCY
 
 
 def test_only_convolutions_start_sooner():
@@ -61,7 +76,7 @@ def test_only_convolutions_start_sooner():
 
 
 def test_half_of_them_take_part_in_the_fit():
-    kinds = {row.name.rsplit(" ", 1)[0] for row in REFERENCES}
+    kinds = {row.name.rsplit(" ", 1)[0] for row in REFERENCES if row.name != NOTHING}
     for kind in kinds:
         same = [row.fitted for row in REFERENCES if row.name.startswith(kind)]
         assert sorted(same) == [False, False, True, True]

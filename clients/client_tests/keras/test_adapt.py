@@ -9,9 +9,9 @@ import pytest
 
 keras = pytest.importorskip("keras")
 
-from client_tests.keras.networks import SMALL, image_of, randomise  # noqa: E402
-from latency_client.errors import BudgetError, OptionError  # noqa: E402
-from latency_client.keras import (  # noqa: E402
+from client_tests.keras.networks import SMALL, image_of, randomise
+from latency_client.errors import BudgetError, OptionError
+from latency_client.keras import (
     GammaFlopsRegularizer,
     GammaLatencyRegularizer,
     adapt,
@@ -20,7 +20,7 @@ from latency_client.keras import (  # noqa: E402
     masked,
     shrink_to,
 )
-from latency_client.service import HttpService  # noqa: E402
+from latency_client.service import HttpService
 
 
 def plain_flops(a: int, b: int) -> int:

@@ -11,12 +11,12 @@ keras = pytest.importorskip("keras")
 pytest.importorskip("tensorflow")
 onnxruntime = pytest.importorskip("onnxruntime")
 
-from client_tests.keras.networks import randomise  # noqa: E402
-from client_tests.keras.test_prune import kill_gammas  # noqa: E402
-from examples import digits_keras  # noqa: E402
-from examples.digits import compare, parse, report  # noqa: E402
-from latency_client.keras import GammaFlopsRegularizer  # noqa: E402
-from latency_client.service import HttpService  # noqa: E402
+from client_tests.keras.networks import randomise
+from client_tests.keras.test_prune import kill_gammas
+from examples import digits_keras
+from examples.digits import compare, parse, report
+from latency_client.keras import GammaFlopsRegularizer
+from latency_client.service import HttpService
 
 
 def run_onnx(model: Any, images: Any) -> Any:

@@ -9,11 +9,11 @@ import pytest
 
 keras = pytest.importorskip("keras")
 
-from client_tests.keras.networks import SMALL, image_of, plain  # noqa: E402
-from latency_client.errors import GraphError, UnsupportedOperatorError  # noqa: E402
-from latency_client.keras import extract  # noqa: E402
-from latency_client.request import Request  # noqa: E402
-from latency_client.service import HttpService  # noqa: E402
+from client_tests.keras.networks import SMALL, image_of, plain
+from latency_client.errors import GraphError, UnsupportedOperatorError
+from latency_client.keras import extract
+from latency_client.request import Request
+from latency_client.service import HttpService
 
 L = keras.layers
 ZOO = {
@@ -152,6 +152,14 @@ def test_an_example_of_another_size_is_refused() -> None:
     model = plain()
     with pytest.raises(GraphError, match=r"\[2, 7, 13, 3\].*\[None, 7, 11, 3\]"):
         extract(model, keras.ops.zeros((2, 7, 13, 3)))
+
+
+@pytest.mark.parametrize("given", [1, 3])
+def test_another_number_of_inputs_is_refused(given: int) -> None:
+    images = [keras.Input((7, 11, 3)) for _ in range(2)]
+    model = keras.Model(images, L.Add()(images))
+    with pytest.raises(GraphError, match=f"takes 2 inputs, not {given}"):
+        extract(model, [keras.ops.zeros((1, 7, 11, 3))] * given)
 
 
 def test_what_is_not_understood_can_be_frozen(service: HttpService) -> None:

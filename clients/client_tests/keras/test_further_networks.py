@@ -15,10 +15,10 @@ import pytest
 
 keras = pytest.importorskip("keras")
 
-from client_tests.keras.networks import conv_bn  # noqa: E402
-from latency_client.keras import family  # noqa: E402
-from latency_client.keras.views import numbers  # noqa: E402
-from latency_client.service import HttpService  # noqa: E402
+from client_tests.keras.networks import conv_bn
+from latency_client.keras import family
+from latency_client.keras.views import numbers
+from latency_client.service import HttpService
 
 L = keras.layers
 PIXELS = 7 * 11

@@ -10,18 +10,18 @@ import pytest
 keras = pytest.importorskip("keras")
 tf = pytest.importorskip("tensorflow")
 
-from client_tests.keras.networks import SMALL, image_of, randomise  # noqa: E402
-from latency_client.errors import OptionError  # noqa: E402
-from latency_client.keras import (  # noqa: E402
+from client_tests.keras.networks import SMALL, image_of, randomise
+from latency_client.errors import OptionError
+from latency_client.keras import (
     Gate,
     LogisticSigmoidFlopsRegularizer,
     LogisticSigmoidLatencyRegularizer,
     add_gates,
     with_penalty,
 )
-from latency_client.keras.views import numbers  # noqa: E402
-from latency_client.reference import evaluate  # noqa: E402
-from latency_client.service import HttpService  # noqa: E402
+from latency_client.keras.views import numbers
+from latency_client.reference import evaluate
+from latency_client.service import HttpService
 
 
 def gates_of(model: Any) -> list[Any]:

@@ -10,9 +10,9 @@ import pytest
 
 keras = pytest.importorskip("keras")
 
-from latency_client.keras import family  # noqa: E402
-from latency_client.service import HttpService  # noqa: E402
-from tests.parity.morphnet_networks import gammas, group_lasso_weights, networks  # noqa: E402
+from latency_client.keras import family
+from latency_client.service import HttpService
+from tests.parity.morphnet_networks import gammas, group_lasso_weights, networks
 
 L = keras.layers
 COST_TOLERANCE, PENALTY_TOLERANCE = 2e-6, 2e-6

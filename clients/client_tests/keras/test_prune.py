@@ -10,9 +10,9 @@ import pytest
 
 keras = pytest.importorskip("keras")
 
-from client_tests.keras.networks import SMALL, conv_bn, image_of, randomise  # noqa: E402
-from latency_client.errors import OptionError, PruningError, StructureError  # noqa: E402
-from latency_client.keras import (  # noqa: E402
+from client_tests.keras.networks import SMALL, conv_bn, image_of, randomise
+from latency_client.errors import OptionError, PruningError, StructureError
+from latency_client.keras import (
     GammaFlopsRegularizer,
     GammaLatencyRegularizer,
     GroupLassoLatencyRegularizer,
@@ -23,9 +23,9 @@ from latency_client.keras import (  # noqa: E402
     rebuild,
     register_layer,
 )
-from latency_client.keras.views import numbers  # noqa: E402
-from latency_client.service import HttpService  # noqa: E402
-from latency_client.structure import read_structure, write_structure  # noqa: E402
+from latency_client.keras.views import numbers
+from latency_client.service import HttpService
+from latency_client.structure import read_structure, write_structure
 
 L = keras.layers
 

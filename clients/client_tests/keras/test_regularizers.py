@@ -14,14 +14,14 @@ from hypothesis import strategies as st
 keras = pytest.importorskip("keras")
 tf = pytest.importorskip("tensorflow")
 
-from client_tests.keras.networks import SMALL, image_of, randomise  # noqa: E402
-from latency_client.errors import (  # noqa: E402
+from client_tests.keras.networks import SMALL, image_of, randomise
+from latency_client.errors import (
     GraphError,
     NothingToPruneError,
     OptionError,
     ServiceUnavailableError,
 )
-from latency_client.keras import (  # noqa: E402
+from latency_client.keras import (
     ExpectedLatency,
     GammaFlopsRegularizer,
     GammaLatencyRegularizer,
@@ -33,9 +33,9 @@ from latency_client.keras import (  # noqa: E402
     add_gates,
     with_penalty,
 )
-from latency_client.keras.views import numbers  # noqa: E402
-from latency_client.reference import evaluate  # noqa: E402
-from latency_client.service import FallbackWarning, HttpService, save_answers  # noqa: E402
+from latency_client.keras.views import numbers
+from latency_client.reference import evaluate
+from latency_client.service import FallbackWarning, HttpService, save_answers
 
 L = keras.layers
 MODELS: dict[str, Any] = {}

@@ -11,14 +11,14 @@ keras = pytest.importorskip("keras")
 tf = pytest.importorskip("tensorflow")
 torch = pytest.importorskip("torch")
 
-from client_tests.keras.networks import SMALL  # noqa: E402
-from latency_client import keras as keras_budgets  # noqa: E402
-from latency_client import torch as torch_budgets  # noqa: E402
-from latency_client.keras import add_gates  # noqa: E402
-from latency_client.keras import family as keras_side  # noqa: E402
-from latency_client.service import HttpService  # noqa: E402
-from latency_client.torch import add_gates as torch_gates  # noqa: E402
-from latency_client.torch import family as torch_side  # noqa: E402
+from client_tests.keras.networks import SMALL
+from latency_client import keras as keras_budgets
+from latency_client import torch as torch_budgets
+from latency_client.keras import add_gates
+from latency_client.keras import family as keras_side
+from latency_client.service import HttpService
+from latency_client.torch import add_gates as torch_gates
+from latency_client.torch import family as torch_side
 
 nn = torch.nn
 

@@ -7,13 +7,13 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from hypothesis import given, settings  # noqa: E402
-from hypothesis import strategies as st  # noqa: E402
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from latency_client.channels import ChannelMap, SourceKey  # noqa: E402
-from latency_client.reference import evaluate  # noqa: E402
-from latency_client.resources import CostArrays  # noqa: E402
-from latency_client.torch.evaluate import ChannelTensors, CostTensors  # noqa: E402
+from latency_client.channels import ChannelMap, SourceKey
+from latency_client.reference import evaluate
+from latency_client.resources import CostArrays
+from latency_client.torch.evaluate import ChannelTensors, CostTensors
 
 CPU = torch.device("cpu")
 

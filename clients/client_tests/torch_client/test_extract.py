@@ -11,18 +11,18 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from torch import Tensor, nn  # noqa: E402
-from torch.nn import functional as F  # noqa: E402
+from torch import Tensor, nn
+from torch.nn import functional as F
 
-from latency_client import errors  # noqa: E402
-from latency_client.torch import Extraction, extract, register_operator  # noqa: E402
-from latency_client.torch.trace import OPERATORS  # noqa: E402
-from latency_service.core.bind import Binding  # noqa: E402
-from latency_service.core.costing import cost_model  # noqa: E402
-from latency_service.core.costs import CostModel  # noqa: E402
-from latency_service.core.graph import LayerGraph, graph_from_json  # noqa: E402
-from tests.parity import test_torch as exported  # noqa: E402
-from tests.parity.torch_networks import EXAMPLES  # noqa: E402
+from latency_client import errors
+from latency_client.torch import Extraction, extract, register_operator
+from latency_client.torch.trace import OPERATORS
+from latency_service.core.bind import Binding
+from latency_service.core.costing import cost_model
+from latency_service.core.costs import CostModel
+from latency_service.core.graph import LayerGraph, graph_from_json
+from tests.parity import test_torch as exported
+from tests.parity.torch_networks import EXAMPLES
 
 pytestmark = exported.pytestmark
 

@@ -10,12 +10,12 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from client_tests.torch_client.morphnet import build, layer_name, set_pattern  # noqa: E402
-from latency_client.reference import evaluate  # noqa: E402
-from latency_client.service import HttpService  # noqa: E402
-from latency_client.torch import family  # noqa: E402
-from latency_client.torch.regularizers import NetworkRegularizer  # noqa: E402
-from tests.parity.morphnet_networks import networks  # noqa: E402
+from client_tests.torch_client.morphnet import build, layer_name, set_pattern
+from latency_client.reference import evaluate
+from latency_client.service import HttpService
+from latency_client.torch import family
+from latency_client.torch.regularizers import NetworkRegularizer
+from tests.parity.morphnet_networks import networks
 
 COST, PENALTY = 1e-6, 2e-6
 

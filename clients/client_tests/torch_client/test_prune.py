@@ -14,16 +14,16 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from hypothesis import given, settings  # noqa: E402
-from hypothesis import strategies as st  # noqa: E402
-from torch import Tensor, nn  # noqa: E402
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor, nn
 
-from latency_client import errors  # noqa: E402
-from latency_client.reference import costs  # noqa: E402
-from latency_client.resources import MODEL_SIZE, cost_arrays  # noqa: E402
-from latency_client.service import HttpService  # noqa: E402
-from latency_client.structure import Structure, make_structure  # noqa: E402
-from latency_client.torch import (  # noqa: E402
+from latency_client import errors
+from latency_client.reference import costs
+from latency_client.resources import MODEL_SIZE, cost_arrays
+from latency_client.service import HttpService
+from latency_client.structure import Structure, make_structure
+from latency_client.torch import (
     GammaLatencyRegularizer,
     GroupLassoLatencyRegularizer,
     LogisticSigmoidLatencyRegularizer,
@@ -32,9 +32,9 @@ from latency_client.torch import (  # noqa: E402
     prune,
     rebuild,
 )
-from latency_client.torch.network import Network, describe  # noqa: E402
-from latency_client.torch.vanished import Vanished  # noqa: E402
-from tests.parity import torch_networks as zoo  # noqa: E402
+from latency_client.torch.network import Network, describe
+from latency_client.torch.vanished import Vanished
+from tests.parity import torch_networks as zoo
 
 
 def transformer() -> nn.Module:

@@ -14,14 +14,14 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from torch import Tensor, nn  # noqa: E402
-from torch.nn import functional as F  # noqa: E402
+from torch import Tensor, nn
+from torch.nn import functional as F
 
-from latency_client import errors  # noqa: E402
-from latency_client.cache import Cache  # noqa: E402
-from latency_client.reference import evaluate  # noqa: E402
-from latency_client.service import FallbackWarning, HttpService, save_answers  # noqa: E402
-from latency_client.torch import (  # noqa: E402
+from latency_client import errors
+from latency_client.cache import Cache
+from latency_client.reference import evaluate
+from latency_client.service import FallbackWarning, HttpService, save_answers
+from latency_client.torch import (
     ExpectedLatency,
     GammaFlopsRegularizer,
     GammaLatencyRegularizer,
@@ -37,7 +37,7 @@ from latency_client.torch import (  # noqa: E402
     shrink_to,
     write_summaries,
 )
-from tests.parity import torch_networks as zoo  # noqa: E402
+from tests.parity import torch_networks as zoo
 
 RESNET = zoo.EXAMPLES["resnet"]
 

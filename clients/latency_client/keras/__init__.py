@@ -4,6 +4,17 @@ regularizer = GammaLatencyRegularizer(model, example, device="v100")
 loss = task_loss + strength * regularizer.get_regularization_term()
 """
 
+try:
+    import keras as _keras  # noqa: F401
+except ModuleNotFoundError as error:
+    raise ModuleNotFoundError(
+        f"Keras cannot be imported, for want of {error.name}. "
+        "Run: pip install 'latency-client[keras]'",
+        name=error.name,
+    ) from error
+
+from latency_client.adapt import adapt, expand, meter_of, shrink_to
+
 # each registers what it knows
 from latency_client.keras import (  # noqa: F401
     activations,
@@ -14,9 +25,8 @@ from latency_client.keras import (  # noqa: F401
     operations,
     shaping,
 )
-from latency_client.keras.adapt import adapt, expand, meter_of, shrink_to
 from latency_client.keras.budget import measure_widths
-from latency_client.keras.extract import Extraction, extract, register_layer
+from latency_client.keras.extract import Extraction, extract
 from latency_client.keras.family import (
     GammaActivationRegularizer,
     GammaFlopsRegularizer,
@@ -34,6 +44,7 @@ from latency_client.keras.family import (
 from latency_client.keras.gates import Gate, add_gates
 from latency_client.keras.masked import masked
 from latency_client.keras.prune import at_widths, prune, rebuild
+from latency_client.keras.registry import register_layer
 from latency_client.keras.regularizers import NetworkRegularizer
 from latency_client.keras.training import (
     ExpectedLatency,

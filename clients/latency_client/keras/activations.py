@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from latency_client.keras.extract import Call, layer, operation
+from latency_client.keras.registry import layer, operation
+from latency_client.keras.trace import Call
 from latency_client.keras.values import Value, moved_axis, moved_shape, same_layout
 
 # keras.activations and keras.ops by their names; several operators follow each other.

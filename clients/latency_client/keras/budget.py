@@ -25,7 +25,7 @@ def measure_widths(
 
     Args:
         model_fn: makes the model at its full width; it is called once.
-        options: of `describe`.
+        options: batch_size, and those of `latency_client.network.Options`.
 
     Returns:
         A function of output channels by layer that gives latency_s, flops and weights.

@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from latency_client.keras.activations import activate
-from latency_client.keras.extract import Call, layer
+from latency_client.keras.registry import layer
+from latency_client.keras.trace import Call
 from latency_client.keras.values import Shape, Value, moved_shape
 from latency_client.keras.views import Binding, View, kernel_view, straight
 

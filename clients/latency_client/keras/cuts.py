@@ -14,7 +14,8 @@ import numpy as np
 
 from latency_client.channels import NORMALISATIONS, written_axis
 from latency_client.errors import PruningError
-from latency_client.keras.extract import GATE_ROLES, Extraction
+from latency_client.keras.extract import Extraction
+from latency_client.keras.gates import GATE_ROLES
 from latency_client.keras.views import IntArray
 from latency_client.structure import Structure
 

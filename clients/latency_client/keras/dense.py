@@ -6,8 +6,9 @@ from typing import Any
 
 from latency_client.graph import Parameter
 from latency_client.keras.activations import activate
-from latency_client.keras.extract import Call, layer
 from latency_client.keras.merging import combine
+from latency_client.keras.registry import layer
+from latency_client.keras.trace import Call
 from latency_client.keras.values import Shape, Value, moved_shape
 from latency_client.keras.views import Binding, View, straight
 

@@ -7,9 +7,13 @@ from typing import Any
 import keras
 
 from latency_client.errors import GraphError, OptionError
-from latency_client.keras.extract import GATE_ROLES, Call, register_layer
+from latency_client.keras.registry import register_layer
+from latency_client.keras.trace import Call
 from latency_client.keras.values import Value
 from latency_client.keras.views import Binding, View
+
+# Variables of a gate that have one number per channel.
+GATE_ROLES = ("gate", "gate_mask", "gate_slope")
 
 _SAMPLE_LIMIT = 1e-7
 _NO_PASS_YET = -1.0

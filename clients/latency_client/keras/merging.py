@@ -9,7 +9,8 @@ import keras
 import numpy as np
 
 from latency_client.graph import Parameter
-from latency_client.keras.extract import Call, layer, operation
+from latency_client.keras.registry import layer, operation
+from latency_client.keras.trace import Call
 from latency_client.keras.values import Shape, Value, moved_axis, moved_shape
 from latency_client.keras.views import Binding, View
 

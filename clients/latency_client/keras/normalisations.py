@@ -7,8 +7,9 @@ from typing import Any
 import numpy as np
 
 from latency_client.keras.activations import along
-from latency_client.keras.extract import Call, layer
 from latency_client.keras.merging import combine
+from latency_client.keras.registry import layer
+from latency_client.keras.trace import Call
 from latency_client.keras.values import Value, moved_shape, same_layout
 from latency_client.keras.views import Binding, View
 

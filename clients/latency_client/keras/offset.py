@@ -6,8 +6,9 @@ from typing import Any
 
 import keras
 
-from latency_client.keras.extract import Call, register_layer
 from latency_client.keras.merging import combine
+from latency_client.keras.registry import register_layer
+from latency_client.keras.trace import Call
 from latency_client.keras.values import Value
 
 

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 
-from latency_client.keras.extract import Call, operation
 from latency_client.keras.merging import concatenate
+from latency_client.keras.registry import operation
 from latency_client.keras.shaping import pad_value, permute_value, reshape_value, slice_value
+from latency_client.keras.trace import Call
 from latency_client.keras.values import Shape, Value, moved_axis, moved_shape
 from latency_client.keras.views import Binding, straight
 

@@ -18,10 +18,11 @@ import numpy as np
 from latency_client.channels import written_axis
 from latency_client.errors import PruningError
 from latency_client.keras.cuts import Cuts, cuts_of
-from latency_client.keras.extract import Extraction, extract, in_order, recorded
+from latency_client.keras.extract import Extraction, extract
 from latency_client.keras.masked import compare, masked
 from latency_client.keras.offset import Offset
 from latency_client.keras.views import numbers
+from latency_client.keras.walk import in_order, recorded
 from latency_client.structure import Structure, check_structure
 
 

@@ -29,10 +29,11 @@ from latency_client.keras.extract import Extraction
 from latency_client.keras.network import Network, describe
 from latency_client.keras.penalty import Charges
 from latency_client.keras.prune import prune
+from latency_client.network import named_devices
 from latency_client.resources import CostArrays, Resource, cost_arrays
 from latency_client.service import FallbackWarning, Source
 from latency_client.strength import strength_sweep, suggested_strength
-from latency_client.structure import Structure, make_structure, rounded
+from latency_client.structure import Structure, rounded, trained_structure
 from latency_client.wire import Answer
 
 Tensor = Any
@@ -82,8 +83,8 @@ class NetworkRegularizer:
             refresh_every: training steps after which `PenaltyCallback`, or a loop that calls
                 `step_done`, has the coefficients read again, in the background.
             algorithm: options of the algorithm, `{"l1_fraction": 0.5}` say.
-            options: of `describe`: batch_size, dtype, exclude (`regularizer_blacklist` is
-                MorphNet's name), input_boundary, output_boundary, cache, token, ...
+            options: batch_size, and those of `latency_client.network.Options`: dtype, exclude
+                (`regularizer_blacklist` is MorphNet's name), input_boundary, cache, token, ...
 
         Raises:
             NothingToPruneError: if no channel can be regularised.
@@ -91,14 +92,9 @@ class NetworkRegularizer:
             ServiceError: if the service gives no usable answer, and the cache has none.
             OptionError: for impossible options.
         """
-        blacklist = options.pop("regularizer_blacklist", None)
-        if blacklist is not None:
-            options["exclude"] = [*_listed(options.get("exclude")), *_listed(blacklist)]
-        if device is not None and devices is not None:
-            raise OptionError("pass device=... for one device or devices=[...] for several")
         if refresh_every is not None and refresh_every < 1:
             raise OptionError(f"refresh_every={refresh_every}: it must be at least 1")
-        names = [device or "v100"] if devices is None else list(devices)
+        names = named_devices(device, devices)
         self.threshold = self.default_threshold if threshold is None else float(threshold)
         self._combine, self._weights = combine, _weights(combine, weights, len(names))
         self._decorator = decorator
@@ -213,16 +209,8 @@ class NetworkRegularizer:
         flat = flat_strengths(self.algorithm, self.extraction, self.channels.sources)
         strengths = self.algorithm.strengths(self.charges, flat)
         values = keras.ops.convert_to_numpy(strengths).astype(np.float64)
-        answer = self.network.answer
-        ends = np.searchsorted(self.channels.group_of, np.arange(len(answer.groups) + 1))
-        held = {
-            group.id: values[ends[g] : ends[g + 1]]
-            for g, group in enumerate(answer.groups)
-            if self.channels.regularised[g]
-        }
-        masks = self.channels.masks(alive)
-        found = {group.id: mask for group, mask in zip(answer.groups, masks, strict=True)}
-        return make_structure(self.extraction.graph, answer, found, held)
+        graph, answer = self.extraction.graph, self.network.answer
+        return trained_structure(graph, answer, self.channels, alive, values)
 
     def prune(
         self,
@@ -349,10 +337,6 @@ class NetworkRegularizer:
         alive, full = sum(counts[g.id] for g in prunable), sum(g.size for g in prunable)
         lines.append(f"  {alive} of {full} prunable channels live")
         return "\n".join(lines)
-
-
-def _listed(value: str | Sequence[str] | None) -> list[str]:
-    return [value] if isinstance(value, str) else list(value or ())
 
 
 def _weights(combine: str, weights: Sequence[float] | None, count: int) -> Any:

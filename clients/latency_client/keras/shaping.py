@@ -15,7 +15,8 @@ from latency_client.keras.convolutions import (
     spatial_value,
     tuple_of,
 )
-from latency_client.keras.extract import Call, layer
+from latency_client.keras.registry import layer
+from latency_client.keras.trace import Call
 from latency_client.keras.values import Shape, Value, moved_axis, moved_shape
 
 

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import keras
 import numpy as np
 
 from latency_client.graph import GraphBuilder
@@ -49,6 +50,12 @@ class Value:
     def channels_second(self) -> bool:
         """Whether it stands in the graph with its last axis second, and only so."""
         return self.rank > 2 and self.plain is None and self.moved is not None
+
+
+def dtype_name(dtype: Any) -> str | None:
+    """The dtype of a tensor in the graph; None for floats: the request's."""
+    name = keras.backend.standardize_dtype(dtype)
+    return None if "float" in name else name
 
 
 def moved_shape(shape: Sequence[int]) -> Shape:

@@ -7,7 +7,7 @@ except ModuleNotFoundError as error:
         "PyTorch is not installed. Run: pip install 'latency-client[torch]'", name="torch"
     ) from error
 
-from latency_client.torch.adapt import adapt, expand, meter_of, shrink_to
+from latency_client.adapt import adapt, expand, meter_of, shrink_to
 from latency_client.torch.expected import ExpectedLatency
 from latency_client.torch.exporter import StructureExporter
 from latency_client.torch.extract import Extraction, extract

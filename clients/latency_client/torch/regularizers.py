@@ -17,10 +17,11 @@ from torch import Tensor, nn
 
 from latency_client.channels import ChannelMap, channel_map
 from latency_client.errors import LatencyClientError, NothingToPruneError, OptionError
+from latency_client.network import named_devices
 from latency_client.resources import CostArrays, Resource, cost_arrays
 from latency_client.service import FallbackWarning, Source
 from latency_client.strength import strength_sweep, suggested_strength
-from latency_client.structure import BoolArray, Structure, make_structure, rounded
+from latency_client.structure import BoolArray, Structure, rounded, trained_structure
 from latency_client.torch.algorithms import Algorithm, LogisticSigmoid
 from latency_client.torch.evaluate import ChannelTensors, CostTensors, Layerwise, working_dtype
 from latency_client.torch.network import Network, describe
@@ -65,22 +66,18 @@ class NetworkRegularizer:
             decorator: gets a layer's name and its strengths, returns other strengths.
             refresh_every: calls of `get_regularization_term` after which the coefficients are read
                 again at the structure of that moment, in the background.
-            options: of `describe`: batch_size, dtype, exclude, input_boundary, cache, token, ...
+            options: batch_size, batch_axis, and those of `latency_client.network.Options`: dtype,
+                exclude, input_boundary, cache, token, ...
 
         Raises:
             NothingToPruneError: if no channel can be regularised; there is no silent zero.
             LatencyClientError: if the graph or the coefficients cannot be had.
         """
-        blacklist = options.pop("regularizer_blacklist", None)
-        if blacklist is not None:
-            options["exclude"] = [*_listed(options.get("exclude")), *_listed(blacklist)]
         if combine not in ("weighted", "worst"):
             raise OptionError(f'combine={combine!r} is neither "weighted" nor "worst"')
         if refresh_every is not None and refresh_every < 1:
             raise OptionError(f"refresh_every={refresh_every}: it must be at least 1")
-        if device is not None and devices is not None:
-            raise OptionError("pass device=... for one device or devices=[...] for several")
-        names = [device or "v100"] if devices is None else list(devices)
+        names = named_devices(device, devices)
         self.algorithm = algorithm
         self.resource = resource
         self.network = describe(model, example_inputs, names, service, **options)
@@ -267,16 +264,8 @@ class NetworkRegularizer:
     def _structure(self, alive: BoolArray) -> Structure:
         with torch.no_grad():
             strengths = self._channels(decorated=False).cpu().numpy().astype(np.float64)
-        ids = [group.id for group in self.network.answer.groups]
-        masks = dict(zip(ids, self.channels.masks(alive), strict=True))
-        ends = np.searchsorted(self.channels.group_of, np.arange(len(ids) + 1))
-        known = {
-            group: strengths[ends[g] : ends[g + 1]]
-            for g, group in enumerate(ids)
-            if self.channels.regularised[g]
-        }
         graph, answer = self.network.extraction.graph, self.network.answer
-        return make_structure(graph, answer, masks, known)
+        return trained_structure(graph, answer, self.channels, alive, strengths)
 
     def full_structure(self) -> Structure:
         """Every channel alive, with the strengths of now."""
@@ -381,10 +370,6 @@ class NetworkRegularizer:
 
         self._refreshing = threading.Thread(target=ask, daemon=True)
         self._refreshing.start()
-
-
-def _listed(value: str | Sequence[str] | None) -> list[str]:
-    return [] if value is None else [value] if isinstance(value, str) else list(value)
 
 
 def _weights(weights: Sequence[float] | None, count: int) -> list[float]:

@@ -337,7 +337,7 @@ LEARNED_VIEWS: dict[str, Callable[[Call, Piece], list[Value] | None]] = {}
 OPERATORS: dict[str, Translation] = {}
 
 
-class _Mode(TorchDispatchMode):  # type: ignore[no-untyped-call]
+class _Mode(TorchDispatchMode):
     """Shows every operation to a trace."""
 
     def __init__(self, trace: Trace) -> None:

@@ -68,6 +68,13 @@ _OPERAND_TYPES = {
     ("DynamicQuantizeMatMul", "B"): "int8", ("DynamicQuantizeMatMul", "b_zero_point"): "int8",
     ("QLinearConv", "B"): "int32", ("Where", "condition"): "bool",
 }  # fmt: skip
+# Pools of quantised images, which the runtime turns so that channels come last: what they run as,
+# and how they are told.
+_CHANNELS_LAST: dict[str, tuple[str, dict[str, Any]]] = {
+    "MaxPool": ("NhwcMaxPool", {}),
+    "QLinearAveragePool": ("QLinearAveragePool", {"channels_last": 1}),
+    "QLinearGlobalAveragePool": ("QLinearGlobalAveragePool", {"channels_last": 1}),
+}
 # Operands that must stay positive for the result to be a number.
 _POSITIVE = frozenset({"BatchNormalization", "Div", "Pow", "Sqrt", "Reciprocal", "Log"})
 
@@ -109,8 +116,17 @@ class _Builder:
         work, op = self.work, OPS[self.work.op]
         attributes = dict(work.attributes)
         named = {key: attributes.pop(key) for key in list(attributes) if key in op.constants}
+        runs_as, domain = work.op, "com.microsoft" if work.op in _CONTRIB else ""
+        is_image = bool(work.inputs) and len(work.inputs[0]) == 4
+        turned = work.dtype == "int8" and work.op in _CHANNELS_LAST and is_image
+        if turned:
+            runs_as, more = _CHANNELS_LAST[work.op]
+            domain = "com.microsoft"
+            attributes |= more
         names: list[str] = []
         for position, shape in enumerate(work.inputs):
+            if turned and len(shape) == 4:
+                shape = (shape[0], *shape[2:], shape[1])
             operand = op.operands[min(position, len(op.operands) - 1)]
             if position in work.learned:
                 names.append(f"w{position}_{copy}")
@@ -125,9 +141,8 @@ class _Builder:
         while names and not names[-1]:
             names.pop()
         written = [f"y{copy}_{k}" for k in range(max(len(work.outputs), 1))]
-        domain = "com.microsoft" if work.op in _CONTRIB else ""
         self.nodes.append(
-            helper.make_node(work.op, names, written, f"n{copy}", domain=domain, **attributes)
+            helper.make_node(runs_as, names, written, f"n{copy}", domain=domain, **attributes)
         )
         for step, merged in enumerate(work.merges):
             written = [self._merge(written[0], merged, f"{copy}_{step}")]
@@ -181,6 +196,9 @@ class _Builder:
             return np.full(shape, 0.02, dtype=np.float32)
         if operand.endswith("_zero_point"):
             return np.zeros(shape, dtype=NUMPY[dtype])
+        if (self.work.op, operand) == ("Pow", "B") and learned and not shape:
+            # what exporters write; runtimes have a kernel of its own for it
+            return np.asarray(2.0, dtype=NUMPY[dtype])
         data = _random(self.rng, shape, dtype)
         if self.work.op in _POSITIVE and data.dtype.kind == "f" and (learned or shape):
             data = np.abs(data) + np.asarray(0.5, dtype=data.dtype)

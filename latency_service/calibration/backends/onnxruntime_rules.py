@@ -250,7 +250,28 @@ def _layer_normalisation() -> tuple[_Net, tuple[str, ...], str]:
     return net, (net.add("Add", scaled, net.constant(np.ones(_CHANNELS, np.float32))),), "Sqrt"
 
 
+def _quantised() -> tuple[_Net, tuple[str, ...], str]:
+    net = _Net((1, _CHANNELS, 8, 8))
+    scale, zero = net.scalar(0.02), net.constant(np.uint8(0))
+    whole, none = net.constant(np.ones((_CHANNELS, _CHANNELS, 1, 1), np.int8)), np.int8(0)
+    x = net.add("DequantizeLinear", net.add("QuantizeLinear", "x", scale, zero), scale, zero)
+    weight = net.add("DequantizeLinear", whole, scale, net.constant(none))
+    y = net.add("QuantizeLinear", net.add("Conv", x, weight), scale, zero)
+    return net, (net.add("DequantizeLinear", y, scale, zero),), "Conv"
+
+
+def _dynamic_product() -> tuple[_Net, tuple[str, ...], str]:
+    net = _Net((1, 50, _CHANNELS))
+    net.nodes.append(helper.make_node("DynamicQuantizeLinear", ["x"], ["q", "scale", "zero"]))
+    whole, none = np.ones((_CHANNELS, 96), np.int8), net.constant(np.int8(0))
+    product = net.add("MatMulInteger", "q", net.constant(whole), "zero", none)
+    scales = net.add("Mul", "scale", net.scalar(0.02))
+    return net, (net.add("Mul", net.add("Cast", product, to=1), scales),), "MatMulInteger"
+
+
 _PATTERNS = {
+    "quantised": _quantised,
+    "dynamic-product": _dynamic_product,
     "layer-normalisation": _layer_normalisation,
     "gelu": _gelu,
     "gelu-halved": _gelu_halved,

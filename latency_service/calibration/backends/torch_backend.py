@@ -235,6 +235,9 @@ class _Prepared:
         shape = work.inputs[place]
         if work.op == "Where" and place == 0:
             return torch.rand(shape, generator=generator).gt(0.5).to(self._backend.device)
+        if work.op == "Pow" and place == 1 and not shape:
+            # what networks write; runtimes have a kernel of its own for it
+            return torch.tensor(2.0, dtype=_FLOATS[work.dtype], device=self._backend.device)
         # positive, so that variances, divisors and roots are usable
         data = torch.rand(shape, generator=generator) + 0.1
         return data.to(_FLOATS[work.dtype]).to(self._backend.device)

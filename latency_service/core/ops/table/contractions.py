@@ -53,14 +53,31 @@ def rows() -> Iterator[Op]:
         implied=implied.conv_transpose,
         contraction=True,
     )
-    for name in ("Gemm", "FusedGemm"):
+    for name, operands in (
+        ("Gemm", ("A", "B", "C")),
+        ("FusedGemm", ("A", "B", "C")),
+        (
+            "QGemm",
+            (
+                "A",
+                "a_scale",
+                "a_zero_point",
+                "B",
+                "b_scale",
+                "b_zero_point",
+                "C",
+                "y_scale",
+                "y_zero_point",
+            ),
+        ),
+    ):
         yield Op(
             name,
             family,
             shapes.gemm,
             contractions.gemm,
-            operands=("A", "B", "C"),
-            roles={"B": "weight", "C": "bias"},
+            operands=operands,
+            roles={"B": "weight", "C": "bias", **QUANTISATION},
             implied=implied.gemm,
             contraction=True,
         )

@@ -1,20 +1,41 @@
-"""Budgets for PyTorch models: expand, shrink and adapt, with the model's own code and weights."""
+"""Budgets for regularised models: expand, shrink and adapt, whatever their framework."""
 
 from __future__ import annotations
 
-from typing import Any
-
-from torch import nn
+from typing import Any, Protocol, TypeVar
 
 from latency_client.budget import Expansion, Meter, adapt_counts
 from latency_client.budget import expand as expand_structure
 from latency_client.budget import shrink_to as shrink_structure
 from latency_client.errors import OptionError
+from latency_client.network import AnsweredNetwork
 from latency_client.structure import Structure
-from latency_client.torch.regularizers import NetworkRegularizer
+
+Model_co = TypeVar("Model_co", covariant=True)
 
 
-def meter_of(regularizer: NetworkRegularizer, device: str | None = None) -> Meter:
+class Regularizer(Protocol[Model_co]):
+    """What a budget needs of the `NetworkRegularizer` of a framework."""
+
+    @property
+    def network(self) -> AnsweredNetwork:
+        """The model's graph and the answers about it."""
+        ...
+
+    def structure(self) -> Structure:
+        """Which channels live now."""
+        ...
+
+    def full_structure(self) -> Structure:
+        """Every channel alive, with the strengths of now."""
+        ...
+
+    def prune_to(self, structure: Structure, **options: Any) -> Model_co:
+        """A smaller copy of the model, with the weights that survive."""
+        ...
+
+
+def meter_of(regularizer: Regularizer[Any], device: str | None = None) -> Meter:
     """What measures sub-networks of a regulariser's model on one of its devices.
 
     Raises:
@@ -31,7 +52,7 @@ def meter_of(regularizer: NetworkRegularizer, device: str | None = None) -> Mete
 
 
 def shrink_to(
-    regularizer: NetworkRegularizer,
+    regularizer: Regularizer[Any],
     structure: Structure | None = None,
     *,
     device: str | None = None,
@@ -43,19 +64,22 @@ def shrink_to(
 
 
 def expand(
-    regularizer: NetworkRegularizer,
+    regularizer: Regularizer[Any],
     structure: Structure | None = None,
     *,
     device: str | None = None,
     **target: Any,
 ) -> Expansion:
-    """The widest uniform multiple of a structure that meets a budget; see `budget.expand`."""
+    """The widest uniform multiple of a structure that meets a budget; see `budget.expand`.
+
+    `latency_client.keras.at_widths(model, expansion.widths)` builds the model in Keras.
+    """
     start = regularizer.structure() if structure is None else structure
     return expand_structure(start, meter_of(regularizer, device), **target)
 
 
 def adapt(
-    regularizer: NetworkRegularizer,
+    regularizer: Regularizer[Model_co],
     budget_s: float,
     *,
     device: str | None = None,
@@ -63,15 +87,17 @@ def adapt(
     multiple_of: int | str = "device",
     floor: int = 1,
     **options: Any,
-) -> nn.Module:
+) -> Model_co:
     """A smaller copy of a regulariser's model that meets a latency, without training in the loop.
 
     The groups are narrowed where a second costs least strength; see `budget.adapt_counts`. The
     weights that survive are the model's own: train it on afterwards.
+
+    Args:
+        options: of `NetworkRegularizer.prune_to`.
     """
-    start = regularizer.full_structure()
     structure = adapt_counts(
-        start,
+        regularizer.full_structure(),
         meter_of(regularizer, device),
         budget_s,
         steps=steps,

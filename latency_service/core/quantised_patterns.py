@@ -1,0 +1,129 @@
+"""Groups of operators around 8-bit arithmetic that runtimes run as one.
+
+A network that was quantised ahead arrives as floating operators between a DequantizeLinear and a
+QuantizeLinear; one that is quantised while it runs, as DynamicQuantizeLinear, MatMulInteger, Cast
+and Mul. Runtimes have one kernel for either.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+from latency_service.core.node import Node, Tensor
+from latency_service.core.wiring import Match, Wiring, activations
+
+# What runs on integers in an operator's place; as in onnxruntime's selectors of such groups.
+_ON_INTEGERS = {
+    "Conv": "QLinearConv", "MatMul": "QLinearMatMul", "Gemm": "QLinearMatMul",
+    "Add": "QLinearAdd", "Mul": "QLinearMul", "Sigmoid": "QLinearSigmoid",
+    "LeakyRelu": "QLinearLeakyRelu", "Concat": "QLinearConcat",
+    "AveragePool": "QLinearAveragePool", "GlobalAveragePool": "QLinearGlobalAveragePool",
+    "MaxPool": "MaxPool", "Transpose": "Transpose", "Resize": "Resize",
+    "DepthToSpace": "DepthToSpace",
+}  # fmt: skip
+# Views of integers are views.
+_VIEWS = frozenset({"Reshape", "Flatten", "Squeeze", "Unsqueeze"})
+# What runs in place of operators that vanish.
+NOTHING = ""
+_CLAMPS = ("Relu", "Clip")
+# Operators that take the place of others for the sake of 8-bit arithmetic.
+INTEGER_FORMS = frozenset(
+    {*_ON_INTEGERS.values(), "MatMulIntegerToFloat", "DynamicQuantizeMatMul", "QuantizeLinear"}
+)
+_INTEGERS = frozenset({"int8", "uint8"})
+
+
+class _Group(NamedTuple):
+    """An operator that runs on integers: it, what it writes them with, and the result."""
+
+    members: list[int]
+    end: Tensor
+    runs_as: str
+
+
+def quantised(wiring: Wiring) -> Iterator[Match]:
+    """Operators between DequantizeLinear and QuantizeLinear.
+
+    Several may read one DequantizeLinear: it vanishes if all of them run on integers, and counts
+    with the layer that wrote those.
+    """
+    nodes = wiring.nodes
+    groups = {
+        index: group
+        for index, node in enumerate(nodes)
+        if (group := _on_integers(wiring, index, node)) is not None
+    }
+    writers = {member for group in groups.values() for member in group.members}
+
+    def vanishing(integers: Tensor) -> list[int]:
+        if id(integers) in wiring.returned:
+            return []
+        return [
+            reader
+            for reader in wiring.reader(integers, "DequantizeLinear")
+            if id(nodes[reader].outputs[0]) not in wiring.returned
+            and all(r in groups for r in wiring.readers.get(id(nodes[reader].outputs[0]), [-1]))
+        ]
+
+    for index, group in groups.items():
+        members = sorted([*group.members, *vanishing(group.end)])
+        yield Match(tuple(members), index, group.runs_as, group.end)
+    for index, node in enumerate(nodes):
+        if node.layer.op == "QuantizeLinear" and index not in writers and node.outputs:
+            gone = vanishing(node.outputs[0])
+            if gone:
+                members = sorted([index, *gone])
+                yield Match(tuple(members), index, "QuantizeLinear", node.outputs[0])
+
+
+def _on_integers(wiring: Wiring, index: int, node: Node) -> _Group | None:
+    op, nodes = node.layer.op, wiring.nodes
+    runs_as = NOTHING if op in _VIEWS else _ON_INTEGERS.get(op)
+    sources = activations(node)
+    if runs_as is None or not sources or len(node.outputs) != 1:
+        return None
+    if not all(wiring.written_by(tensor, "DequantizeLinear") for tensor in sources):
+        return None
+    kernels = [p for p in node.parameters if p.role == "weight"]
+    if any(parameter.dtype not in _INTEGERS for parameter in kernels):
+        return None
+    members, end = [index], node.outputs[0]
+    clamp = wiring.only_reader(end, *_CLAMPS)
+    if clamp is not None:
+        members.append(clamp)
+        end = nodes[clamp].outputs[0]
+    rounded = wiring.only_reader(end, "QuantizeLinear")
+    if rounded is None:
+        return None
+    return _Group([*members, rounded], nodes[rounded].outputs[0], runs_as)
+
+
+def dynamic_product(wiring: Wiring) -> Iterator[Match]:
+    """A product of integers brought back to numbers: MatMulInteger, Cast, Mul, perhaps a bias.
+
+    With the DynamicQuantizeLinear before it, if nobody else reads that.
+    """
+    nodes = wiring.nodes
+    for index, node in enumerate(nodes):
+        if node.layer.op != "MatMulInteger":
+            continue
+        cast = wiring.only_reader(node.outputs[0], "Cast")
+        scaled = None if cast is None else wiring.only_reader(nodes[cast].outputs[0], "Mul")
+        if cast is None or scaled is None:
+            continue
+        factor = [t for t in activations(nodes[scaled]) if t is not nodes[cast].outputs[0]]
+        scales = wiring.source(factor[0], "Mul") if len(factor) == 1 else None
+        if scales is None:
+            continue
+        members, end = [index, cast, scaled, scales], scaled
+        bias = wiring.only_reader(nodes[scaled].outputs[0], "Add")
+        if bias is not None and len(activations(nodes[bias])) == 1:
+            members.append(bias)
+            end = bias
+        runs_as = "MatMulIntegerToFloat"
+        rounded = wiring.source(node.inputs[0], "DynamicQuantizeLinear")
+        if rounded is not None:
+            members.append(rounded)
+            runs_as = "DynamicQuantizeMatMul"
+        yield Match(tuple(sorted(members)), index, runs_as, nodes[end].outputs[0])
