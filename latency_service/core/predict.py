@@ -145,7 +145,8 @@ class Predictor:
 
     def _queued(self, alone: Structure, alive: FloatArray) -> Structure:
         """Kernels that start when they are launched and the one before them has ended."""
-        launches = self.launch_s * self.kernels.times * alive[self.kernels.layers]
+        live = alive[self.kernels.layers]
+        launches = self.launch_s * self.kernels.times * live + self.call_s * live
         launches = np.minimum(launches, alone.seconds)
         work = alone.seconds - launches
         ended = np.cumsum(work)  # if none had to wait
@@ -224,7 +225,12 @@ class Predictor:
         return Structure(seconds * runs + called, fixed * runs + called, spread, dims, near)
 
     def _caches(self, dims: FloatArray, alive: FloatArray) -> tuple[float, float]:
-        """(share of the constants in the last cache, share of `near_s`) at (P, D) dimensions."""
+        """(share of the constants in the last cache, share of `near_s`) at (P, D) dimensions.
+
+        None where launches run ahead: what is saved while the next launch is awaited ends nothing.
+        """
+        if self.efficiency.launches_ahead:
+            return 0.0, 0.0
         live = alive[self.kernels.layers]
         constants = self._constant_bytes(dims) * self.kernels.times * live
         moved = moved_bytes(dims, 1.0) * self._itemsizes * live

@@ -39,6 +39,8 @@ def totals_s(predictor: Predictor, counts: FloatArray) -> FloatArray:
     found = [(position, group) for group in predictor.assigned for position in group.kernels]
     for position, group in sorted(found, key=lambda row: row[0]):
         sweep.add(group, position)
+    if predictor.efficiency.launches_ahead:
+        return sweep.total_s
     kept = predictor.efficiency.kept_share(sweep.constants)
     near = predictor.efficiency.near_share(sweep.moved)
     return sweep.total_s - kept * sweep.kept_s - near * sweep.near_s
@@ -110,8 +112,7 @@ class _Sweep:
                 find = factors.looked_up if small else factors.multiplied
                 correction = find(read.places, written.places)
             seconds = kernel.seconds(read.of_rows, written.of_rows, correction)
-        self._run(kernel, seconds, runs)
-        self.total_s += predictor.call_s[position] * alive
+        self._run(kernel, seconds, runs, predictor.call_s[position] * alive)
         kept_s: FloatArray | float = 0.0
         if kernel.has_constants:
             constants = kernel.constant_bytes(read.of_rows, written.of_rows)
@@ -122,12 +123,14 @@ class _Sweep:
             self.moved += kernel.moved_bytes(read.of_rows, written.of_rows) * alive
             self.near_s += predictor.nearer(seconds - kept_s, predictor.near_s[position]) * runs
 
-    def _run(self, kernel: _Kernel, seconds: FloatArray, runs: FloatArray) -> None:
+    def _run(
+        self, kernel: _Kernel, seconds: FloatArray, runs: FloatArray, called_s: FloatArray
+    ) -> None:
         if not kernel.launch_s:
-            self.total_s += seconds * runs
+            self.total_s += seconds * runs + called_s
             return
         launch = np.minimum(kernel.launch_s, seconds)
-        self.launched_s += launch * runs
+        self.launched_s += launch * runs + called_s
         np.maximum(self.total_s, self.launched_s, out=self.total_s)
         self.total_s += (seconds - launch) * runs
 

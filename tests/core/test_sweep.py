@@ -36,14 +36,15 @@ SEEDS = st.integers(0, 10_000)
 
 
 @cache
-def efficiency() -> Efficiency:
-    """Of a card, with everything that a CPU's networks gain besides."""
+def efficiency(ahead: bool) -> Efficiency:
+    """Of a card, with everything that a CPU's networks gain besides; launches ahead or not."""
     files = published_files(FOLDER)
     profile = next(file for file in files if file.key[0].startswith("v100")).read().profile
     assert profile.efficiency is not None
     return replace(
         profile.efficiency, alone_s=1e-6, call_s=5e-6, near_s=3e-6, near_bytes=3e4,
         levels=((2.0**20, 64e9), (2.0**24, 4e9)), families=kept(profile.efficiency.families),
+        launches_ahead=ahead,
     )  # fmt: skip
 
 
@@ -53,7 +54,7 @@ def kept(families: Mapping[str, FamilyModel]) -> dict[str, FamilyModel]:
 
 
 def predictor(graph: LayerGraph) -> Predictor:
-    return Predictor(cost_model(graph, efficiency=efficiency()), efficiency())
+    return Predictor(cost_model(graph, efficiency=efficiency(False)), efficiency(False))
 
 
 def drawn(found: Predictor, rows: int, seed: int) -> np.ndarray:
@@ -67,8 +68,9 @@ def drawn(found: Predictor, rows: int, seed: int) -> np.ndarray:
 
 
 def agree(found: Predictor, counts: np.ndarray) -> None:
-    one_by_one = [found.at(row).seconds.sum() for row in counts]
-    assert totals_s(found, counts) == pytest.approx(one_by_one, rel=2e-6, abs=1e-15)
+    for model in (found, Predictor(found.costs, efficiency(True))):
+        one_by_one = [model.at(row).seconds.sum() for row in counts]
+        assert totals_s(model, counts) == pytest.approx(one_by_one, rel=2e-6, abs=1e-15)
 
 
 @given(seed=SEEDS, rows=st.sampled_from([1, 3, 40]))
