@@ -173,6 +173,9 @@ class OnnxRuntime:
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = self.threads
         options.inter_op_num_threads = 1
+        if self.threads > 1:
+            # else threads of the session before go on spinning, and hold up the next one's
+            options.add_session_config_entry("session.force_spinning_stop", "1")
         options.log_severity_level = 4
         if profile_prefix is not None:
             options.enable_profiling = True
