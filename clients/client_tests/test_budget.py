@@ -111,8 +111,7 @@ def test_calibrated_profiles_are_measured_by_scores(service: HttpService) -> Non
     alive = {g.id: 8 for g in answer.groups if g.prunable}
     shrunk = service.coefficients(request.with_options(alive=alive))
     wanted = [answer.latency_s, shrunk.latency_s]
-    # corrections of many structures at once are of single precision
-    assert meter(rows, "latency_s") == pytest.approx(wanted, rel=1e-6)
+    assert meter(rows, "latency_s") == pytest.approx(wanted, rel=1e-9)
 
     strengths = {g.id: np.linspace(0.1, 1, g.size) for g in answer.groups}
     structure = make_structure(request.graph, answer, {}, strengths)

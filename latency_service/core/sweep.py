@@ -9,6 +9,7 @@ or write the same channels share those counts, and blocks that repeat share whol
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -21,14 +22,16 @@ from latency_service.core.predict import Assigned, Predictor
 from latency_service.core.units import BYTES_PER_ELEMENT
 
 Places = npt.NDArray[np.intp]
-Table = npt.NDArray[np.float32]
+Table = npt.NDArray[np.floating[Any]]
 
 # A table of corrections may have so many entries for each sub-network that looks one up.
 _ENTRIES_PER_ROW = 32
 # Rows whose factors are multiplied one by one at a time: they stay in the processor's cache.
 _ROWS = 512
+# So few structures are no trouble in double precision: they agree with one costed on its own.
+_FEW = 256
 # Support points are left out while they change the logarithm of a kernel's time by less in all.
-_NEGLIGIBLE = 1e-8
+_NEGLIGIBLE = {np.float32: 1e-8, np.float64: 1e-13}
 
 
 def totals_s(predictor: Predictor, counts: FloatArray) -> FloatArray:
@@ -165,7 +168,8 @@ class _Sweep:
         key = (*kernel.key, read.key, written.key)
         found = self._factors.get(key)
         if found is None:
-            found = self._factors[key] = _Factors(kernel, read.shares, written.shares)
+            precise = np.float64 if len(self.counts) <= _FEW else np.float32
+            found = self._factors[key] = _Factors(kernel, read.shares, written.shares, precise)
         return found
 
 
@@ -249,7 +253,9 @@ class _Factors:
         entries: of the table of all pairs.
     """
 
-    def __init__(self, kernel: _Kernel, ins: FloatArray, outs: FloatArray) -> None:
+    def __init__(
+        self, kernel: _Kernel, ins: FloatArray, outs: FloatArray, kind: type[np.floating[Any]]
+    ) -> None:
         model, follows = kernel.model, kernel.follows
         assert model is not None
         one = np.ones(1)
@@ -262,12 +268,13 @@ class _Factors:
         points = np.array(model.points)
         gap = base[still] - points[:, still]
         weights = np.array(model.weights) * np.exp(-0.5 * (gap * gap).sum(axis=1))
-        heavy = _heavy(np.abs(weights))
+        least = _NEGLIGIBLE[kind]
+        heavy = _heavy(np.abs(weights), least)
         points, weights = points[heavy], weights[heavy]
-        left = _factor(by_in[:, moves_in], points[:, moves_in])
-        right = _factor(by_out[:, moves_out], points[:, moves_out])
-        heavy = _heavy(np.abs(weights) * left.max(axis=0) * right.max(axis=0))
-        self._left = np.ascontiguousarray(left[:, heavy] * weights[heavy].astype(np.float32))
+        left = _factor(by_in[:, moves_in], points[:, moves_in], kind)
+        right = _factor(by_out[:, moves_out], points[:, moves_out], kind)
+        heavy = _heavy(np.abs(weights) * left.max(axis=0) * right.max(axis=0), least)
+        self._left = np.ascontiguousarray(left[:, heavy] * weights[heavy].astype(kind))
         self._right = np.ascontiguousarray(right[:, heavy])
         self._table: Table | None = None
         self.entries = len(left) * len(right)
@@ -285,7 +292,7 @@ class _Factors:
 
     def multiplied(self, ins: Places, outs: Places) -> Table:
         """(N,) corrections without a table."""
-        found: Table = np.empty(len(ins), dtype=np.float32)
+        found: Table = np.empty(len(ins), dtype=self._left.dtype)
         for start in range(0, len(ins), _ROWS):
             part = slice(start, start + _ROWS)
             at_in, at_out = self._at(ins[part], outs[part])
@@ -305,17 +312,17 @@ def _follow(follows: npt.NDArray[np.int64], what: Follows) -> bool:
     return what in rules or Follows.BOTH in rules
 
 
-def _heavy(most: FloatArray) -> Places:
+def _heavy(most: FloatArray, least: float) -> Places:
     """Positions of the points that matter, of those that change a logarithm by `most`."""
     order = np.argsort(most)
-    light = int(np.searchsorted(np.cumsum(most[order]), _NEGLIGIBLE))
+    light = int(np.searchsorted(np.cumsum(most[order]), least))
     return np.sort(order[light:])
 
 
-def _factor(x: FloatArray, points: FloatArray) -> Table:
-    """(U, M) exp(-|x - point|^2 / 2), in single precision: corrections are a few per cent."""
+def _factor(x: FloatArray, points: FloatArray, kind: type[np.floating[Any]]) -> Table:
+    """(U, M) exp(-|x - point|^2 / 2); single precision is enough for corrections of per cents."""
     if not x.shape[1]:
-        return np.ones((len(x), len(points)), dtype=np.float32)
+        return np.ones((len(x), len(points)), dtype=kind)
     distance = (x * x).sum(axis=1)[:, None] + (points * points).sum(axis=1) - 2.0 * x @ points.T
-    factor: Table = np.exp(-0.5 * np.maximum(distance, 0.0).astype(np.float32))
+    factor: Table = np.exp(-0.5 * np.maximum(distance, 0.0).astype(kind))
     return factor

@@ -70,7 +70,9 @@ def drawn(found: Predictor, rows: int, seed: int) -> np.ndarray:
 def agree(found: Predictor, counts: np.ndarray) -> None:
     for model in (found, Predictor(found.costs, efficiency(True))):
         one_by_one = [model.at(row).seconds.sum() for row in counts]
-        assert totals_s(model, counts) == pytest.approx(one_by_one, rel=2e-6, abs=1e-15)
+        # few structures are added up in double precision
+        rel = 1e-9 if len(counts) <= 256 else 2e-6
+        assert totals_s(model, counts) == pytest.approx(one_by_one, rel=rel, abs=1e-15)
 
 
 @given(seed=SEEDS, rows=st.sampled_from([1, 3, 40]))
