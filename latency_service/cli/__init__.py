@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import os
+import shlex
 import sys
 from collections.abc import Callable
 
 from rich.console import Console
 
-from latency_service.core.errors import LatencyServiceError
+from latency_service.core.errors import LatencyServiceError, UnboundDimensionError
 
 
 def main() -> None:
@@ -32,7 +33,7 @@ def _run(app: Callable[[], object]) -> None:
         app()
     except LatencyServiceError as error:
         messages.print("[bold red]error:[/] ", end="")
-        messages.print(str(error), markup=False)
+        messages.print(_message(error), markup=False, soft_wrap=True)
         sys.exit(2)
     except KeyboardInterrupt:
         messages.print("stopped")
@@ -41,3 +42,11 @@ def _run(app: Callable[[], object]) -> None:
         # the reader of our output has gone, as `head` does
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(141)
+
+
+def _message(error: LatencyServiceError) -> str:
+    """What is wrong, with a remedy that can be typed."""
+    if isinstance(error, UnboundDimensionError):
+        options = " ".join(f"--dim {shlex.quote(name)}=128" for name in error.names)
+        return f"the model names dimensions and leaves them open; bind them: {options}"
+    return str(error)

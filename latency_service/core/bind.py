@@ -187,15 +187,7 @@ def _symbols(graph: LayerGraph, binding: Binding) -> tuple[dict[str, int], bool]
             changed = True
     missing = sorted(graph.symbols - set(symbols))
     if missing:
-        example = f'"dims": {{"{missing[0]}": 128}}'
-        raise UnboundDimensionError(
-            [
-                Problem(
-                    None, f"dims.{name}", f"dimension {name!r} has no value; bind it: {example}"
-                )
-                for name in missing
-            ]
-        )
+        raise UnboundDimensionError(missing)
     return symbols, changed
 
 

@@ -73,7 +73,25 @@ class UnknownOpError(GraphError):
 
 
 class UnboundDimensionError(GraphError):
-    """A named dimension that the request does not bind."""
+    """Named dimensions that the request does not bind.
+
+    Attributes:
+        names: of the dimensions.
+    """
+
+    def __init__(self, names: list[str]) -> None:
+        """One problem for each dimension."""
+        self.names = names
+        super().__init__(
+            [
+                Problem(
+                    None,
+                    f"dims.{name}",
+                    f'dimension {name!r} has no value; bind it: "dims": {{"{name}": 128}}',
+                )
+                for name in names
+            ]
+        )
 
 
 class GraphTooLargeError(LatencyServiceError):

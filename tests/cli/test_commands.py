@@ -1,5 +1,6 @@
 import json
 import os
+import shlex
 import subprocess
 import sys
 from collections.abc import Callable
@@ -9,6 +10,7 @@ import numpy as np
 import pytest
 
 from latency_service import __version__
+from tests.api.graphs import two_layer
 from tests.cli.conftest import EXAMPLES, Run
 
 RESNET = EXAMPLES / "resnet50.json"
@@ -173,6 +175,23 @@ def test_a_users_error_is_one_message_and_status_2(tmp_path: Path) -> None:
     assert result.stdout == ""
     assert result.stderr.startswith("error: no device is called 'v1000'")
     assert "Traceback" not in result.stderr
+
+
+def test_open_dimensions_are_bound_by_what_the_message_says(tmp_path: Path) -> None:
+    graph = two_layer()
+    graph["inputs"][0]["shape"] = ["N", 3, "image height", "w"]
+    for layer in graph["layers"]:
+        layer["outputs"] = [{"name": layer["name"]}]
+    path = tmp_path / "graph.json"
+    path.write_text(json.dumps(graph))
+    data = {"LATENCY_SERVICE_DATA_DIRECTORY": str(tmp_path)}
+
+    refusal = program("estimate", path, "-d", "v100", **data)
+    remedy = refusal.stderr.partition("bind them: ")[2]
+
+    assert refusal.returncode == 2
+    assert shlex.split(remedy) == ["--dim", "image height=128", "--dim", "w=128"]
+    assert program("estimate", path, "-d", "v100", *shlex.split(remedy), **data).returncode == 0
 
 
 def test_an_unusable_database_is_one_message() -> None:
