@@ -8,34 +8,18 @@ import pytest
 
 from latency_service.core.costing import cost_model
 from latency_service.core.efficiency import Efficiency, FamilyModel
-from latency_service.core.graph import GraphInput, Layer, LayerGraph, Output, Parameter, layer_graph
 from latency_service.core.predict import Predictor, Structure
 from latency_service.core.sweep import totals_s
+from tests.core.dense import dense
 
 LAUNCH_S, RATE = 7e-6, 1e9
 GEMM = FamilyModel(LAUNCH_S, RATE, 1e15, 8, (), (), (), (), 0.0, 0.1, 0.1, 50)
 QUEUED = Efficiency({"float32 Gemm": GEMM}, 0.0, ((2.0**30, 1e9),), 8, 0.04, launches_ahead=True)
 
 
-def dense(*widths: int) -> LayerGraph:
-    """Products of one row, one behind the other."""
-    layers = tuple(
-        Layer(
-            f"fc{k}",
-            "Gemm",
-            (f"t{k}",),
-            (Output(f"t{k + 1}"),),
-            {"transB": 1},
-            (Parameter("weight", (cols, depth)),),
-        )
-        for k, (depth, cols) in enumerate(itertools.pairwise(widths))
-    )
-    return layer_graph((GraphInput("t0", (1, widths[0])),), layers, (f"t{len(layers)}",))
-
-
 def predictor(*widths: int, ahead: bool = True) -> Predictor:
     efficiency = replace(QUEUED, launches_ahead=ahead)
-    return Predictor(cost_model(dense(*widths), efficiency=efficiency), efficiency)
+    return Predictor(cost_model(dense(1, *widths), efficiency=efficiency), efficiency)
 
 
 def found(*widths: int) -> Structure:

@@ -1,20 +1,18 @@
 """Constants that stay in the last cache, and kernels that keep their channels in steps."""
 
-import itertools
 import math
 from dataclasses import replace
 
 import numpy as np
 import pytest
 
-from latency_service.core.bind import Binding
 from latency_service.core.costing import cost_model
 from latency_service.core.efficiency import Efficiency, FamilyModel
 from latency_service.core.fit import Settings, fit
-from latency_service.core.graph import GraphInput, Layer, Output, Parameter, layer_graph
 from latency_service.core.predict import Predictor
 from latency_service.core.sample import Sample, Workload, sample_from_json, sample_to_json
 from latency_service.core.sweep import totals_s
+from tests.core.dense import dense
 
 PLAIN = FamilyModel(1e-6, 1e9, 1e9, 1, (), (), (), (), 0.0, 0.1, 0.1, 50)
 LEVELS = ((2.0**20, 64e9), (2.0**22, 64e9), (2.0**24, 4e9))
@@ -25,22 +23,10 @@ def efficiency(saved: float) -> Efficiency:
     return Efficiency({"float32 Gemm": model}, 0.0, LEVELS, 8, 0.04)
 
 
-def dense(rows: int, *widths: int) -> Predictor:
-    """Dense layers one behind the other."""
-    layers = tuple(
-        Layer(
-            f"fc{k}",
-            "Gemm",
-            (f"t{k}",),
-            (Output(f"t{k + 1}"),),
-            {"transB": 1},
-            (Parameter("weight", (cols, depth)),),
-        )
-        for k, (depth, cols) in enumerate(itertools.pairwise(widths))
-    )
-    graph = layer_graph((GraphInput("t0", (rows, widths[0])),), layers, (f"t{len(layers)}",))
+def predictor(rows: int, *widths: int) -> Predictor:
+    """Of dense layers one behind the other."""
     model = efficiency(1e-12)
-    return Predictor(cost_model(graph, Binding(), efficiency=model), model)
+    return Predictor(cost_model(dense(rows, *widths), efficiency=model), model)
 
 
 class TestCacheSize:
@@ -58,21 +44,21 @@ class TestCacheSize:
 
 class TestPrediction:
     def test_small_constants_save_their_bytes(self):
-        predictor = dense(3, 131, 97)
+        model = predictor(3, 131, 97)
         size = 4 * 131 * 97
         kept = 1 - size / 2.0**23
         moved = 4 * (3 * 131 + 3 * 97) + size
         without = 1e-6 + max(2 * 3 * 131 * 97 / 1e9, moved / 1e9)
-        found = predictor.at(predictor.costs.sizes).seconds.sum()
+        found = model.at(model.costs.sizes).seconds.sum()
         assert found == pytest.approx(without - kept * 1e-12 * size)
 
     def test_totals_agree_with_single_structures(self):
-        predictor = dense(3, 131, 97, 61, 11)
+        model = predictor(3, 131, 97, 61, 11)
         shares = np.linspace(0.2, 1.0, 5)[:, None]
-        counts = np.round(np.repeat(predictor.costs.sizes[None, :], 5, axis=0) * shares)
+        counts = np.round(np.repeat(model.costs.sizes[None, :], 5, axis=0) * shares)
         assert len(np.unique(counts[:, 1])) == 5
-        one_by_one = [predictor.at(row).seconds.sum() for row in counts]
-        assert totals_s(predictor, counts) == pytest.approx(one_by_one, rel=1e-6)
+        one_by_one = [model.at(row).seconds.sum() for row in counts]
+        assert totals_s(model, counts) == pytest.approx(one_by_one, rel=1e-6)
 
 
 class TestFit:
