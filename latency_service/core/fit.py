@@ -218,6 +218,7 @@ def fit(samples: Sequence[Sample], settings: Settings) -> list[FamilyFit]:
     table = np.array(rows, dtype=np.float64).reshape(-1, len(Dim))
     seconds = np.array([sample.latency_s for sample in samples])
     fits = []
+    pairs: dict[str, _Savings] = {}
     for name, positions in sorted(found.items(), key=lambda item: (-len(item[1]), item[0])):
         usual = found.get(name.partition("/")[0], ())
         if len(positions) < min(_LEAST_SAMPLES, len(usual)):
@@ -231,27 +232,47 @@ def fit(samples: Sequence[Sample], settings: Settings) -> list[FamilyFit]:
             settings_of(name.split()[1], settings),
             unseen=unseen(name.split()[1]) if settings.units > 1 else frozenset(),
         )
-        saved = _cached_s_per_byte([samples[p] for p in positions], table[positions], itemsize)
-        model = replace(model, cached_s_per_byte=saved)
+        pairs[name] = _savings([samples[p] for p in positions], table[positions], itemsize)
         fits.append(FamilyFit(name, model, tuple(positions), tuple(residuals.tolist())))
-    return fits
+    # a byte is a byte: what was hardly measured both ways saves what other products save
+    shared = [saved for name, own in pairs.items() if contraction[name] for saved, _ in own]
+    return [
+        replace(found, model=replace(found.model, cached_s_per_byte=saved))
+        for found in fits
+        for saved in [
+            _cached_s_per_byte(pairs[found.name], shared if contraction[found.name] else [])
+        ]
+    ]
 
 
-def _cached_s_per_byte(samples: Sequence[Sample], dims: FloatArray, itemsize: float) -> float:
-    """What a byte of constants saves when it need not come from memory.
+_Savings = list[tuple[float, float]]
 
-    The median over samples that were measured both ways; never so much that one of them would take
-    less than a tenth of its time.
-    """
-    saved, most = [], []
+
+def _savings(samples: Sequence[Sample], dims: FloatArray, itemsize: float) -> _Savings:
+    """(seconds saved, most of them) per byte of constants that were measured both ways."""
+    found = []
     for sample, row in zip(samples, dims, strict=True):
         if sample.cached_s is not None:
-            size = itemsize * float(row[Dim.CONSTANT_ELEMENTS])
-            saved.append((sample.latency_s - sample.cached_s) / max(size, 1.0))
-            most.append(0.9 * sample.latency_s / max(size, 1.0))
-    if len(saved) < _LEAST_PAIRS:
+            size = max(itemsize * float(row[Dim.CONSTANT_ELEMENTS]), 1.0)
+            saved = (sample.latency_s - sample.cached_s) / size
+            found.append((saved, 0.9 * sample.latency_s / size))
+    return found
+
+
+def _cached_s_per_byte(own: _Savings, shared: Sequence[float]) -> float:
+    """What a byte of constants saves a family when it need not come from memory.
+
+    The median over its samples; never so much that one of them would take less than a tenth of its
+    time.
+
+    Args:
+        shared: of other families, for one with too few samples.
+    """
+    values = [saved for saved, _ in own] if len(own) >= _LEAST_PAIRS else shared
+    if len(values) < _LEAST_PAIRS:
         return 0.0
-    return float(f"{max(min(float(np.median(saved)), *most), 0.0):.4g}")
+    most = [limit for _, limit in own]
+    return float(f"{max(min(float(np.median(values)), *most), 0.0):.4g}")
 
 
 def sample_geometry(sample: Sample) -> tuple[str, tuple[float, ...], bool]:

@@ -25,7 +25,7 @@ from latency_service.calibration.workloads.shapes import (
     any_shape,
     image_shape,
 )
-from latency_service.core.sample import Workload
+from latency_service.core.sample import Dims, Workload
 
 _SCALAR: tuple[int, ...] = ()
 
@@ -51,12 +51,22 @@ def dynamic_convolution(rng: Rng) -> Workload:
     return Workload("ConvInteger", inputs, work.attributes, "int8", (1, 2, 3), work.outputs)
 
 
-def product(rng: Rng) -> Workload:
-    """A matrix product quantised ahead."""
+def _matrices(rng: Rng) -> tuple[Dims, Dims, tuple[Dims, ...]]:
+    """Tokens, or the few rows of a classifier, a learned matrix, and what results."""
+    if rng.random() < 0.3:
+        work = gemm(rng)
+        a, matrix = work.inputs[0], work.inputs[1]
+        return a, (matrix[1], matrix[0]), work.outputs
     work = learned_product(rng)
     a, b = work.inputs
+    return a, b, work.outputs
+
+
+def product(rng: Rng) -> Workload:
+    """A matrix product quantised ahead."""
+    a, b, outputs = _matrices(rng)
     inputs = (a, _SCALAR, _SCALAR, b, _SCALAR, _SCALAR, _SCALAR, _SCALAR)
-    return Workload("QLinearMatMul", inputs, {}, "int8", tuple(range(1, 8)), work.outputs)
+    return Workload("QLinearMatMul", inputs, {}, "int8", tuple(range(1, 8)), outputs)
 
 
 def dynamic_product(op: str, constants: int) -> Make:
@@ -67,15 +77,9 @@ def dynamic_product(op: str, constants: int) -> Make:
     """
 
     def make(rng: Rng) -> Workload:
-        if rng.random() < 0.3:
-            work = gemm(rng)
-            a, matrix = work.inputs[0], work.inputs[1]
-            b: tuple[int, ...] = (matrix[1], matrix[0])
-        else:
-            work = learned_product(rng)
-            a, b = work.inputs
+        a, b, outputs = _matrices(rng)
         inputs = (a, b, *[_SCALAR] * constants)
-        return Workload(op, inputs, {}, "int8", tuple(range(1, len(inputs))), work.outputs)
+        return Workload(op, inputs, {}, "int8", tuple(range(1, len(inputs))), outputs)
 
     return make
 
