@@ -146,6 +146,11 @@ class _Builder:
         )
         for step, merged in enumerate(work.merges):
             written = [self._merge(written[0], merged, f"{copy}_{step}")]
+        if work.merges and self.lead:
+            # what a network returns is not merged by every rule: another kernel reads it
+            end = f"end_{copy}"
+            self.nodes.append(helper.make_node(producer(work.op), written, [end], end))
+            written = [end]
         self.outputs += written
 
     def _feed(self, name: str, operand: str, shape: Sequence[int], blocked: bool) -> str:
