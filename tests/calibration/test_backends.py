@@ -6,6 +6,7 @@ import importlib.util
 import itertools
 from collections.abc import Iterator
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import onnx
@@ -15,13 +16,13 @@ import pytest
 
 from latency_service.calibration import backends
 from latency_service.calibration.backends import BACKENDS, Backend, Row, open_backend
-from latency_service.calibration.backends.onnx_models import build_model
+from latency_service.calibration.backends.onnx_models import BLOCKER, build_model, producer
 from latency_service.calibration.backends.onnxruntime_accelerator import (
     DeviceSession,
     empty_call_s,
 )
 from latency_service.calibration.backends.onnxruntime_backend import OnnxRuntime
-from latency_service.calibration.workloads import FAMILIES, draw
+from latency_service.calibration.workloads import FAMILIES, draw, merged_workloads
 from latency_service.core.errors import CalibrationError, MissingExtraError, OptionError
 from latency_service.core.patterns import PATTERNS
 from latency_service.core.sample import Workload
@@ -78,6 +79,23 @@ class TestOnnxRuntime(CalibrationBackendContract):
         if layout is None:
             pytest.skip("this processor's kernels keep one layout")
         assert "MaxPool" in layout.converts
+
+    def test_what_the_runtime_merges_is_merged_where_it_is_measured(
+        self, backend: Backend, tmp_path: Path
+    ):
+        rules = backend.discover("float32")[0].sequences
+        measured = [work for work in merged_workloads(3, "float32", 1) if work.merges]
+        convs = [work for work in measured if work.op == "Conv"]
+        merged = [work for work in convs if " ".join(("Conv", *work.merges)) in rules]
+        assert ("HardSwish",) in [work.merges for work in merged]
+        for work in merged:
+            options = onnxruntime.SessionOptions()
+            options.log_severity_level = 4
+            options.optimized_model_filepath = str(tmp_path / "optimised.onnx")
+            onnxruntime.InferenceSession(build_model(work, 1, lead=True)[0], options)
+            nodes = onnx.load(tmp_path / "optimised.onnx").graph.node
+            own = {node.op_type for node in nodes if not node.op_type.startswith("Reorder")}
+            assert own <= {producer("Conv"), BLOCKER, "Conv", "FusedConv"}, work.merges
 
     def test_a_reorder_is_told_apart_from_the_pooling(self, backend: Backend):
         if backend.discover("float32")[1] is None:

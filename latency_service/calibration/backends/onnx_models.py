@@ -184,9 +184,8 @@ class _Builder:
             bias = self._data("", self.work.outputs[0][-1:], learned=True)
             self._constant(operands[-1], bias)
         elif merged in _TWO_OPERANDS:
-            operands.append("addend")
-            if "addend" not in self.feeds:
-                self.feeds["addend"] = self._data("", self.work.outputs[0], learned=False)
+            # blocks are added to blocks: a shortcut comes from a convolution, as the sum does
+            operands.append(self._feed("addend", "", self.work.outputs[0], self.lead))
         elif merged == "Clip":
             for key, value in (("min", 0.0), ("max", 6.0)):
                 operands.append(f"{key}_{name}")
