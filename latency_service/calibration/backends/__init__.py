@@ -79,6 +79,11 @@ class Backend(Protocol):
         ...
 
     @property
+    def threads(self) -> int:
+        """How many of them an operator computes with."""
+        ...
+
+    @property
     def resolution_s(self) -> float:
         """Of the clock that times kernels."""
         ...

@@ -33,6 +33,7 @@ from latency_service.calibration.backends.onnxruntime_accelerator import (
     trivial_model,
 )
 from latency_service.calibration.backends.onnxruntime_rules import discover
+from latency_service.calibration.backends.onnxruntime_threads import set_threads
 from latency_service.calibration.measurement import Rate
 from latency_service.calibration.timing import Clock, Reading, bootstrap_interval
 from latency_service.core.efficiency import Layout
@@ -166,16 +167,12 @@ class OnnxRuntime:
 
     def discover(self, dtype: str) -> tuple[FusionRules, Layout | None]:
         """What the runtime merges, and how it stores images."""
-        return discover(self.provider, self.runtime)
+        return discover(self.provider, self.runtime, self.threads)
 
     def options(self, profile_prefix: str | None = None) -> onnxruntime.SessionOptions:
         """The runtime's defaults, with so many threads for one operator."""
         options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = self.threads
-        options.inter_op_num_threads = 1
-        if self.threads > 1:
-            # else threads of the session before go on spinning, and hold up the next one's
-            options.add_session_config_entry("session.force_spinning_stop", "1")
+        set_threads(options, self.threads)
         options.log_severity_level = 4
         if profile_prefix is not None:
             options.enable_profiling = True

@@ -17,6 +17,7 @@ import onnxruntime
 from onnx import helper, numpy_helper
 
 from latency_service.calibration.backends.onnx_models import assemble, noise
+from latency_service.calibration.backends.onnxruntime_threads import set_threads
 from latency_service.core.efficiency import Layout
 from latency_service.core.profile import FusionRules
 
@@ -71,9 +72,9 @@ class _Net:
         return self.add(op, x)
 
 
-def discover(provider: str, runtime: str) -> tuple[FusionRules, Layout | None]:
+def discover(provider: str, runtime: str, threads: int) -> tuple[FusionRules, Layout | None]:
     """The rules of the runtime on this machine."""
-    ask = _Asker(provider)
+    ask = _Asker(provider, threads)
     sequences = ask.sequences()
     folds = tuple(op for op in ("BatchNormalization",) if ask.folds(op))
     rules = FusionRules(
@@ -89,8 +90,9 @@ def discover(provider: str, runtime: str) -> tuple[FusionRules, Layout | None]:
 class _Asker:
     """Optimises small networks and looks at what is left."""
 
-    def __init__(self, provider: str) -> None:
+    def __init__(self, provider: str, threads: int) -> None:
         self.provider = provider
+        self.threads = threads
 
     def optimised(self, net: _Net, *outputs: str) -> list[Any]:
         """Nodes of the optimised graph; those before it if the runtime cannot load it."""
@@ -98,6 +100,7 @@ class _Asker:
         with tempfile.TemporaryDirectory(prefix="latency-service-") as folder:
             path = Path(folder) / "optimised.onnx"
             options = onnxruntime.SessionOptions()
+            set_threads(options, self.threads)
             options.log_severity_level = 4
             options.optimized_model_filepath = str(path)
             try:
