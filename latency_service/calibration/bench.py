@@ -3,9 +3,13 @@
 All of a batch are made ready, run in rounds beside a reference kernel, and released. Within a round
 they take turns, a group at a time: in a network, too, other layers run between two runs of one, and
 a kernel finds its code, its branch history and its weights as those left them. Of a round the mean
-of the faster half counts, divided by how much slower than at its best the reference ran; of rounds
-again the mean of the faster half, for some neighbours slow caches down and not the reference. Those
-on the memory bus slow whole seconds down: a batch is so large that its rounds are seconds apart.
+of the faster half counts, of rounds again, for some neighbours slow caches down and not the
+reference. Several threads are only ever held up, by each other too: of their rounds the best
+counts. Neighbours on the memory bus slow whole seconds down: a batch is so large that its rounds
+are seconds apart.
+
+A sample keeps what the reference took, its median over the rounds, for the fit to take out how the
+machine's pace changed (`at_one_pace`); a single round's would tell more of the reference.
 """
 
 from __future__ import annotations
@@ -29,8 +33,6 @@ _ROUND_S = 3e-3
 _GROUP = 24
 # Convolutions bring their reorders along; more of these teach nothing.
 _REORDERS = 250
-# A reference kernel this much slower than at its best means that the clock rate has changed.
-_DRIFT = 1.03
 _REFERENCE_RUNS = 8
 _REFERENCE = Workload("MatMul", ((192, 192), (192, 192)), outputs=((192, 192),))
 _NOISY, _UNUSABLE, _LEAST_CLEAN = 0.10, 0.25, 0.3
@@ -75,7 +77,7 @@ class Bench:
 
     def __init__(self, backend: Backend) -> None:
         self.backend = backend
-        self.reference_best = np.inf
+        self._of_rounds = min if backend.threads > 1 else _faster
         self.spreads: list[float] = []
         self.clean = self.taken = 0
         self.reorders = 0
@@ -150,26 +152,15 @@ class Bench:
             raise
         reference_runs = reference.finish()
         finished = [member.prepared.finish() for member in ready]
-        pace = self._pace(reference_runs[2:], len(groups))
+        references = _references(reference_runs[2:], len(groups))
         samples: list[Sample] = []
         for number, (member, runs) in enumerate(zip(ready, finished, strict=True)):
-            of_group = pace[number // _GROUP :: len(groups)]
-            samples += self._samples(member.work, runs[2:], member.repeats, of_group)
+            beside = references[number // _GROUP]
+            taken = self._samples(member.work, runs[2:], member.repeats)
+            samples += [replace(sample, reference_s=beside) for sample in taken]
         return samples, refused
 
-    def _pace(self, runs: Sequence[Run], groups: int) -> list[float]:
-        """Per round and group, how much slower the machine ran than at its best; 1 if hardly."""
-        best = [
-            min(run.kernel_s for run in runs[k * _REFERENCE_RUNS :][:_REFERENCE_RUNS])
-            for k in range(ROUNDS * groups)
-        ]
-        self.reference_best = min([self.reference_best, *best])
-        slower = [value / self.reference_best for value in best]
-        return [value if value > _DRIFT else 1.0 for value in slower]
-
-    def _samples(
-        self, work: Workload, runs: Sequence[Run], repeats: int, pace: Sequence[float]
-    ) -> list[Sample]:
+    def _samples(self, work: Workload, runs: Sequence[Run], repeats: int) -> list[Sample]:
         own: list[float] = []
         cached: list[float] = []
         to_blocks: list[float] = []
@@ -181,22 +172,22 @@ class Bench:
             self.clean += len(clean)
             again = [run.kernel_s for run in clean if run.cached]
             if again:
-                cached.append(min(again) / pace[number])
+                cached.append(min(again))
             clean = [run for run in clean if not run.cached]
             if not clean:
                 continue
-            own.append(_best([run.kernel_s for run in clean]) / pace[number])
-            to_blocks.append(_best([run.to_blocks_s for run in clean]) / pace[number])
-            from_blocks.append(_best([run.from_blocks_s for run in clean]) / pace[number])
+            own.append(_faster([run.kernel_s for run in clean]))
+            to_blocks.append(_faster([run.to_blocks_s for run in clean]))
+            from_blocks.append(_faster([run.from_blocks_s for run in clean]))
         if not own:
             return []
         # memory is what neighbours disturb most, and only ever slow down
-        middle = min(own) if cached else _best(own)
+        middle = min(own) if cached else self._of_rounds(own)
         if middle > 20 * self.backend.resolution_s:
             self.spreads.append(float(np.subtract(*np.quantile(own, [0.75, 0.25]))) / middle)
         blocked = max(to_blocks) > 0 or max(from_blocks) > 0
         plain_form_too = work.op not in ("Conv", "ConvTranspose")
-        again_s = min(_best(cached), middle) if cached else None
+        again_s = min(self._of_rounds(cached), middle) if cached else None
         found = [Sample(work, middle, tuple(own), blocked and plain_form_too, again_s)]
         one_image = len(work.inputs) - len(work.learned) == 1 and len(work.inputs[0]) == 4
         pays = blocked and one_image and not work.merges
@@ -209,12 +200,19 @@ class Bench:
                 if max(values) > 0:
                     moved = replace(work, op=kind, inputs=(shape,), attributes={}, learned=(),
                                     outputs=(shape,))  # fmt: skip
-                    seconds = max(_best(values), 0.1 * self.backend.resolution_s)
+                    seconds = max(self._of_rounds(values), 0.1 * self.backend.resolution_s)
                     found.append(Sample(moved, seconds))
         return found
 
 
-def _best(values: Sequence[float]) -> float:
+def _references(runs: Sequence[Run], groups: int) -> list[float]:
+    """Per group, what the reference took beside it: its best of a round, the median over rounds."""
+    seconds = np.array([run.kernel_s for run in runs])
+    best = seconds.reshape(ROUNDS, groups, _REFERENCE_RUNS).min(axis=2)
+    return [float(value) for value in np.median(best, axis=0)]
+
+
+def _faster(values: Sequence[float]) -> float:
     """Mean of the faster half: the best, where the clock counts in steps."""
     ordered = sorted(values)
     return float(np.mean(ordered[: max(1, len(ordered) // 2)]))

@@ -23,7 +23,7 @@ from latency_service.calibration.timing import bootstrap_interval
 from latency_service.calibration.workloads import draw, merged_workloads, peak_workloads
 from latency_service.core.errors import CalibrationError
 from latency_service.core.fit import Settings, fit
-from latency_service.core.sample import Sample, Workload
+from latency_service.core.sample import Sample, Workload, at_one_pace
 
 _BATCH = 96
 _EVEN_SHARE = 0.6
@@ -155,7 +155,7 @@ def _batches(
 def _doubtful(samples: Sequence[Sample], dtype: str) -> dict[str, float]:
     """By operator, how much worse than the average its families are predicted."""
     of_dtype = [s for s in samples if s.workload.dtype == dtype and not s.workload.merges]
-    fits = fit(of_dtype[:1500], Settings(support=128))
+    fits = fit(at_one_pace(of_dtype[:1500]), Settings(support=128))
     worst: dict[str, float] = {}
     for found in fits:
         op = found.name.split()[1].split("/")[0]

@@ -272,7 +272,7 @@ def _cached_s_per_byte(own: _Savings, shared: Sequence[float]) -> float:
     if len(values) < _LEAST_PAIRS:
         return 0.0
     most = [limit for _, limit in own]
-    return float(f"{max(min(float(np.median(values)), *most), 0.0):.4g}")
+    return float(f"{max(min([float(np.median(values)), *most]), 0.0):.4g}")
 
 
 def sample_geometry(sample: Sample) -> tuple[str, tuple[float, ...], bool]:

@@ -8,8 +8,9 @@ among the inputs, a scalar has shape `[]`. See docs/calibration.md#samples.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+import statistics
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from latency_service.core.errors import LatencyServiceError, SampleError
@@ -61,6 +62,7 @@ class Sample:
             measured beside `latency_s`, for which they came from memory.
         blocked: whether the operator ran on images stored in blocks of channels, where it has a
             plain form too (convolutions have not: their shape decides).
+        reference_s: what a kernel that is the same for all samples took between its runs.
     """
 
     workload: Workload
@@ -68,6 +70,34 @@ class Sample:
     rounds_s: tuple[float, ...] = ()
     blocked: bool = False
     cached_s: float | None = None
+    reference_s: float | None = None
+
+
+def at_one_pace(samples: Sequence[Sample]) -> tuple[Sample, ...]:
+    """The samples as if the machine had run at its usual pace all the time.
+
+    Where the kernel beside a sample took longer than at the median of all samples, the machine was
+    slower, and the sample took longer by the same factor. The usual pace, not the best: that one is
+    a matter of luck, and every sample would be told faster than it can be repeated.
+    """
+    known = [sample.reference_s for sample in samples if sample.reference_s is not None]
+    if not known:
+        return tuple(samples)
+    usual = statistics.median(known)
+    return tuple(
+        sample if sample.reference_s is None else _scaled(sample, usual / sample.reference_s)
+        for sample in samples
+    )
+
+
+def _scaled(sample: Sample, factor: float) -> Sample:
+    cached = sample.cached_s
+    return replace(
+        sample,
+        latency_s=sample.latency_s * factor,
+        rounds_s=tuple(seconds * factor for seconds in sample.rounds_s),
+        cached_s=None if cached is None else cached * factor,
+    )
 
 
 def sample_to_json(sample: Sample) -> dict[str, Any]:
@@ -88,6 +118,8 @@ def sample_to_json(sample: Sample) -> dict[str, Any]:
         row["blocked"] = True
     if sample.cached_s is not None:
         row["cached_s"] = sample.cached_s
+    if sample.reference_s is not None:
+        row["reference_s"] = sample.reference_s
     if work.merges:
         row["merges"] = list(work.merges)
     return row
@@ -130,9 +162,7 @@ def sample_from_json(row: Any, where: str = "sample") -> Sample:
     rounds = row.get("rounds_s", [])
     if not isinstance(rounds, list) or not all(_is_number(value) for value in rounds):
         raise SampleError(f"{where}: rounds_s must be a list of numbers; it is {rounds!r:.80}")
-    cached = row.get("cached_s")
-    if cached is not None and not (_is_number(cached) and 0 < cached < math.inf):
-        raise SampleError(f"{where}: cached_s must be a positive number; it is {cached!r:.80}")
+    cached, reference = (_seconds(row, key, where) for key in ("cached_s", "reference_s"))
     outputs = _shapes(row, "outputs", where) if row.get("outputs") else ()
     merges = row.get("merges", [])
     if not isinstance(merges, list) or not all(
@@ -147,8 +177,18 @@ def sample_from_json(row: Any, where: str = "sample") -> Sample:
         float(latency),
         tuple(map(float, rounds)),
         row.get("blocked") is True,
-        None if cached is None else float(cached),
+        cached,
+        reference,
     )
+
+
+def _seconds(row: Mapping[str, Any], key: str, where: str) -> float | None:
+    value = row.get(key)
+    if value is None:
+        return None
+    if not (_is_number(value) and 0 < value < math.inf):
+        raise SampleError(f"{where}: {key} must be a positive number; it is {value!r:.80}")
+    return float(value)
 
 
 def _learned(op: str, inputs: tuple[Dims, ...]) -> tuple[int, ...]:

@@ -20,7 +20,7 @@ from latency_service.core.profile import (
     profile_from_json,
     profile_to_json,
 )
-from latency_service.core.sample import Sample
+from latency_service.core.sample import Sample, at_one_pace
 from latency_service.core.units import format_count
 from latency_service.usecases.whole_networks import in_networks
 
@@ -55,7 +55,8 @@ def revision_profile(
     """
     how = source or f"latency-service calibrate: {measurement.runtime} on {_processor(measurement)}"
     settings = replace(_settings(measurement.units), resolution_s=measurement.resolution_s)
-    fits = fit(measurement.samples, settings)
+    samples = at_one_pace(measurement.samples)
+    fits = fit(samples, settings)
     bandwidth = _streaming(fits, sheet)
     if measurement.levels:
         levels = tuple((size, rate.value) for size, rate in measurement.levels)
@@ -73,7 +74,7 @@ def revision_profile(
         levels=levels,
         channel_step=CHANNEL_STEP if layout is None else layout.block,
         shared_spread=SHARED_SPREAD,
-        merged=merged_costs(measurement.samples),
+        merged=merged_costs(samples),
         layout=layout,
         source=f"{len(measurement.samples)} samples; {how}",
         launches_ahead=measurement.launches_ahead,
@@ -109,6 +110,7 @@ def refitted(profile: Profile, samples: Sequence[Sample]) -> tuple[Profile, list
     settings = _settings(units)
     if isinstance(resolution_s, int | float):
         settings = replace(settings, resolution_s=float(resolution_s))
+    samples = at_one_pace(samples)
     fits = fit(samples, settings)
     families = {found.name: found.model for found in fits}
     efficiency = replace(before, families=families, merged=merged_costs(samples))

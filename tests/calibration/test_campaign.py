@@ -53,7 +53,7 @@ class FakeBackend:
     """Every operator takes what `times` says; time passes only while something runs."""
 
     runtime, kind, units, resolution_s = "fake-cpu-1-thread", "cpu", 1, 1e-9
-    launches_ahead = False
+    launches_ahead, threads = False, 1
 
     def __init__(self, times: Callable[[Workload, int], Run] | None = None) -> None:
         self.times = times or (lambda work, number: Run(1e-4, 0.0, 0.0, True))
@@ -209,17 +209,27 @@ def test_of_rounds_the_faster_half_counts(backend: FakeBackend):
     assert refused == 0
 
 
-def test_a_drifting_machine_is_taken_out(backend: FakeBackend):
-    pace = (1.0, 1.2, 1.5, 1.02)
-
-    def times(work: Workload, number: int) -> Run:
-        repeats = 8 if work.op == "MatMul" else 30
-        return by_round(*(1e-4 * p for p in pace), repeats=repeats)(number)
-
-    backend.times = times
+def test_of_several_threads_the_best_round_counts(backend: FakeBackend):
+    backend.threads = 2
+    seconds = (3e-4, 5e-4, 7e-4, 11e-4)
+    backend.times = lambda work, number: (
+        by_round(*seconds, repeats=10)(number) if work == RELU else Run(1e-4, 0.0, 0.0, True)
+    )
     (sample,), _ = Bench(backend).measure([RELU])
-    # two per cent of drift say nothing and stay
-    assert sample.rounds_s == pytest.approx([1e-4, 1e-4, 1e-4, 1.02e-4])
+    assert sample.latency_s == pytest.approx(3e-4)
+
+
+def test_what_the_reference_took_stands_beside_a_sample(backend: FakeBackend):
+    pace = (1.0, 1.2, 1.5, 1.1)
+    backend.times = lambda work, number: (
+        by_round(*(1e-5 * p for p in pace), repeats=8)(number)
+        if work.op == "MatMul"
+        else Run(1e-4, 0.0, 0.0, True)
+    )
+    (sample,), _ = Bench(backend).measure([RELU])
+    assert sample.latency_s == pytest.approx(1e-4)
+    # the median over the rounds
+    assert sample.reference_s == pytest.approx(1.15e-5)
 
 
 def test_disturbed_runs_do_not_count(backend: FakeBackend):

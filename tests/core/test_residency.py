@@ -88,6 +88,21 @@ class TestFit:
         (family,) = fit(self.samples(13, 0.01), Settings())
         assert family.model.cached_s_per_byte == pytest.approx(0.9e-10, rel=1e-3)
 
+    def test_a_family_with_few_pairs_saves_what_the_others_do(self):
+        products = [
+            Sample(
+                Workload("MatMul", ((7, 64 + k), (64 + k, 31)), learned=(1,), outputs=((7, 31),)),
+                1e-6 * (k + 1),
+            )
+            for k in range(11)
+        ]
+        found = {
+            row.name: row.model for row in fit([*self.samples(13, 0.25), *products], Settings())
+        }
+        assert found["float32 MatMul/learned"].cached_s_per_byte == pytest.approx(
+            0.75e-10, rel=1e-3
+        )
+
     def test_few_pairs_say_nothing(self):
         rows = [*self.samples(3, 0.25), *self.samples(13, None)[3:]]
         (family,) = fit(rows, Settings())

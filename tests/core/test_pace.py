@@ -1,0 +1,46 @@
+"""Samples of a machine whose pace changes."""
+
+import pytest
+
+from latency_service.core.errors import SampleError
+from latency_service.core.sample import (
+    Sample,
+    Workload,
+    at_one_pace,
+    sample_from_json,
+    sample_to_json,
+)
+
+RELU = Workload("Relu", ((7, 11),), outputs=((7, 11),))
+
+
+def sample(latency_s: float, reference_s: float | None) -> Sample:
+    return Sample(RELU, latency_s, (latency_s, 2 * latency_s), False, latency_s / 2, reference_s)
+
+
+def test_what_ran_while_the_reference_was_slow_is_scaled() -> None:
+    usual, slow, fast = at_one_pace([sample(3e-5, 1e-4), sample(6e-5, 2e-4), sample(1e-5, 0.8e-4)])
+
+    assert usual == sample(3e-5, 1e-4)
+    assert slow.latency_s == pytest.approx(3e-5)
+    assert slow.rounds_s == pytest.approx((3e-5, 6e-5))
+    assert slow.cached_s == pytest.approx(1.5e-5)
+    assert fast.latency_s == pytest.approx(1.25e-5)
+
+
+def test_recordings_without_a_reference_stay_as_they_are() -> None:
+    recorded = sample(3e-5, None)
+    assert at_one_pace([recorded, recorded]) == (recorded, recorded)
+    assert at_one_pace([recorded, sample(5e-5, 1e-4)])[0] == recorded
+
+
+def test_a_recording_keeps_the_reference() -> None:
+    kept = sample(3e-5, 1.3e-4)
+    assert sample_from_json(sample_to_json(kept)) == kept
+
+
+@pytest.mark.parametrize("value", [0, -1e-4, "1", True, float("inf")])
+def test_an_impossible_reference_is_named(value: object) -> None:
+    row = sample_to_json(sample(3e-5, None)) | {"reference_s": value}
+    with pytest.raises(SampleError, match="reference_s must be a positive number"):
+        sample_from_json(row)
