@@ -20,8 +20,8 @@ from latency_service.ingest import read_network
 _CONVOLUTIONS = ("float32 Conv/dense", "float32 Conv/pointwise")
 _MEASURED = (*_CONVOLUTIONS, "float32 Gemm")
 # What a kernel may take less among others, or near its data; more than this nothing explains.
-_MOST_S, _STEPS = 6e-6, 25
-_MOST_NEAR_S, _NEAR_STEPS = 16e-6, 17
+_MOST_S, _STEPS = 10e-6, 41
+_MOST_NEAR_S, _NEAR_STEPS = 32e-6, 17
 _NEAR_BYTES = (1e6, 2e6, 4e6, 8e6, 16e6)
 
 

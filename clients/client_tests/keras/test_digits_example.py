@@ -11,10 +11,10 @@ keras = pytest.importorskip("keras")
 pytest.importorskip("tensorflow")
 onnxruntime = pytest.importorskip("onnxruntime")
 
+from client_tests.digits_run import runs_and_prints_what_it_promises
 from client_tests.keras.networks import randomise
 from client_tests.keras.test_prune import kill_gammas
 from examples import digits_keras
-from examples.digits import compare, parse, report
 from latency_client.keras import GammaFlopsRegularizer
 from latency_client.service import HttpService
 
@@ -57,13 +57,4 @@ def test_a_layer_that_the_file_cannot_hold_is_named() -> None:
 
 def test_the_example_runs(service_url: str, capsys: pytest.CaptureFixture[str]) -> None:
     pytest.importorskip("sklearn")
-    words = ["--service", service_url, "--device", "t4", "--also", "p100", "--width", "16"]
-    options = parse("", [*words, "--epochs", "1", "--share", "0.97"])
-    rows = compare(options, digits_keras.networks, digits_keras.predicted_s)
-    report(rows)
-
-    assert [row["network"] for row in rows] == ["seed network", "GammaLatency", "GammaFlops"]
-    for row in rows:
-        assert 0.0 <= row["accuracy"] <= 1.0
-        assert min(row["measured_s"], row["t4"], row["p100"]) > 0.0
-    assert "of the seed's latency" in capsys.readouterr().out
+    runs_and_prints_what_it_promises(digits_keras, service_url, capsys)

@@ -87,7 +87,7 @@ def test_same_padding_puts_the_odd_row_last() -> None:
 
 
 def test_a_model_of_ones_own_is_recorded_and_left_as_it_was() -> None:
-    class Block(keras.layers.Layer):  # type: ignore[misc, name-defined]
+    class Block(keras.layers.Layer):  # type: ignore[misc, name-defined]  # no types: importorskip
         def __init__(self, **options: Any) -> None:
             super().__init__(**options)
             self.conv = L.Conv2D(13, 3, padding="same", name="conv")
@@ -96,7 +96,7 @@ def test_a_model_of_ones_own_is_recorded_and_left_as_it_was() -> None:
         def call(self, x: Any) -> Any:
             return keras.ops.relu(self.norm(self.conv(x)))
 
-    class Net(keras.Model):  # type: ignore[misc, name-defined]
+    class Net(keras.Model):  # type: ignore[misc, name-defined]  # no types: importorskip
         def __init__(self) -> None:
             super().__init__(name="net")
             self.block = Block(name="block")

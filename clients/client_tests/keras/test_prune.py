@@ -189,7 +189,7 @@ def test_a_network_is_measured_at_twice_its_width(name: str, service: HttpServic
         measure({"nowhere": 3})
 
 
-class Centred(L.Layer):  # type: ignore[misc, name-defined]
+class Centred(L.Layer):  # type: ignore[misc, name-defined]  # no types: importorskip
     """Takes the mean over the channels away."""
 
     def call(self, x: Any) -> Any:

@@ -23,7 +23,7 @@ from latency_client.torch import family as torch_side
 nn = torch.nn
 
 
-class Residual(nn.Module):  # type: ignore[misc, name-defined]
+class Residual(nn.Module):  # type: ignore[misc, name-defined]  # no types: importorskip
     """`client_tests.keras.networks.residual` in PyTorch."""
 
     def __init__(self) -> None:

@@ -4,33 +4,24 @@ import pytest
 import torch
 from torch import nn
 
+from client_tests.digits_run import runs_and_prints_what_it_promises
 from examples import digits_torch
-from examples.digits import compare, parse, report
 
 pytest.importorskip("sklearn")
 
 
 def test_the_example_runs(service_url: str, capsys: pytest.CaptureFixture[str]) -> None:
-    words = ["--service", service_url, "--device", "t4", "--also", "p100", "--width", "16"]
-    options = parse("", [*words, "--epochs", "1", "--share", "0.97"])
-    rows = compare(options, digits_torch.networks, digits_torch.predicted_s)
-    report(rows)
-
-    assert [row["network"] for row in rows] == ["seed network", "GammaLatency", "GammaFlops"]
-    for row in rows:
-        assert 0.0 <= row["accuracy"] <= 1.0
-        assert min(row["measured_s"], row["t4"], row["p100"]) > 0.0
-    assert "of the seed's latency" in capsys.readouterr().out
+    runs_and_prints_what_it_promises(digits_torch, service_url, capsys)
 
 
 def test_the_seed_costs_at_least_twenty_million_flops() -> None:
     found = 0
 
-    def count(module: object, inputs: tuple[object, ...], output: object) -> None:
+    def count(module: nn.Module, inputs: tuple[object, ...], output: torch.Tensor) -> None:
         nonlocal found
-        weight = module.weight  # type: ignore[attr-defined]
-        positions = output[0, 0].numel() if weight.dim() == 4 else 1  # type: ignore[index]
-        found += 2 * weight.numel() * positions
+        assert isinstance(module, nn.Conv2d | nn.Linear)
+        positions = output[0, 0].numel() if module.weight.dim() == 4 else 1
+        found += 2 * module.weight.numel() * positions
 
     model = digits_torch.CifarNet().eval()
     for module in model.modules():
