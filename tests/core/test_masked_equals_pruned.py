@@ -24,8 +24,11 @@ from latency_service.core.costs import CostModel, Pruning
 from latency_service.core.graph import graph_from_json
 from latency_service.core.ops import OPS
 from latency_service.core.roofline import latency_model
-from tests.core.graphs import IMAGE, SEQUENCE, Json, choosing, network
+from tests.core.graph_builder import Json
+from tests.core.graphs import choosing, network
+from tests.core.image_blocks import IMAGE
 from tests.core.pruner import Pruner, positions
+from tests.core.sequence_blocks import SEQUENCE
 from tests.core.test_pruning_property import DEVICES
 
 Array = npt.NDArray[Any]

@@ -23,18 +23,11 @@ from latency_service.core.graph import graph_from_json
 from latency_service.core.profile import ComputeRate, Device, FusionRules, Memory, Profile
 from latency_service.core.roofline import LatencyModel, latency_model
 from latency_service.core.scoring import latencies_s, structure
-from tests.core.graphs import (
-    IMAGE,
-    SEQUENCE,
-    Builder,
-    Json,
-    choosing,
-    graphs,
-    head_norm,
-    heads_of,
-    network,
-)
+from tests.core.graph_builder import Builder, Json
+from tests.core.graphs import choosing, graphs, network
+from tests.core.image_blocks import IMAGE
 from tests.core.pruner import prune
+from tests.core.sequence_blocks import SEQUENCE, head_norm, heads_of
 
 # FLOPs per byte at which compute and memory meet: from "all memory" to "all compute".
 RIDGES = (0.01, 1.0, 7.0, 1e4)

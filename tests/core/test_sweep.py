@@ -29,7 +29,9 @@ from latency_service.core.graph import (
 from latency_service.core.predict import Predictor
 from latency_service.core.sweep import totals_s
 from latency_service.storage.published import published_files
-from tests.core.graphs import IMAGE, SEQUENCE, choosing, network
+from tests.core.graphs import choosing, network
+from tests.core.image_blocks import IMAGE
+from tests.core.sequence_blocks import SEQUENCE
 
 FOLDER = Path(__file__).parents[2] / "device_profiles"
 SEEDS = st.integers(0, 10_000)
