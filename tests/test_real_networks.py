@@ -6,7 +6,8 @@ from pathlib import Path
 import onnx.backend.test
 import pytest
 
-from latency_service.core.bind import Binding, resolve
+from latency_service.core.bind import resolve
+from latency_service.core.binding import Binding
 from latency_service.core.costing import cost_model
 from latency_service.core.costs import CostModel
 from latency_service.core.errors import GraphError, UnboundDimensionError, UnknownOpError

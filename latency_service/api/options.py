@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from starlette.datastructures import QueryParams
 
-from latency_service.core.bind import Binding
+from latency_service.core.binding import Binding
 from latency_service.core.costs import Pruning
 from latency_service.core.errors import GraphError, Problem
 from latency_service.core.graph import LayerGraph

@@ -12,7 +12,7 @@ from rich.table import Table
 
 from latency_service.calibration.backends.onnxruntime_backend import OnnxRuntime, open_backend
 from latency_service.cli import options as shared
-from latency_service.core.bind import Binding
+from latency_service.core.binding import Binding
 from latency_service.core.errors import ModelFileError
 from latency_service.core.units import format_seconds
 from latency_service.ingest import read_network

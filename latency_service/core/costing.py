@@ -13,7 +13,8 @@ from typing import Any
 import numpy as np
 
 from latency_service.core import traffic
-from latency_service.core.bind import Binding, Network, bind
+from latency_service.core.bind import Network, bind
+from latency_service.core.binding import Binding
 from latency_service.core.channels import (
     Partition,
     Run,

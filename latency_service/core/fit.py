@@ -12,7 +12,8 @@ from typing import Any
 
 import numpy as np
 
-from latency_service.core.bind import Binding, bind
+from latency_service.core.bind import bind
+from latency_service.core.binding import Binding
 from latency_service.core.efficiency import FamilyModel, moved_bytes
 from latency_service.core.features import FloatArray, features_of
 from latency_service.core.geometry import Dim, geometry, reorder_geometry

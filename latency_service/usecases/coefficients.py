@@ -8,7 +8,8 @@ from dataclasses import dataclass, field
 from typing import TypedDict
 
 from latency_service.core.answer import Costs, costs_on
-from latency_service.core.bind import Binding, resolve
+from latency_service.core.bind import resolve
+from latency_service.core.binding import Binding
 from latency_service.core.canonical import canonical_text, graph_id
 from latency_service.core.costing import cost_model
 from latency_service.core.costs import CostModel, Pruning

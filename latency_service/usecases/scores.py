@@ -9,7 +9,7 @@ from typing import TypedDict
 import numpy as np
 
 from latency_service.core import scoring
-from latency_service.core.bind import Binding
+from latency_service.core.binding import Binding
 from latency_service.core.costs import FloatArray, Pruning
 from latency_service.core.errors import GraphTooLargeError, OptionError
 from latency_service.core.graph import LayerGraph

@@ -9,7 +9,7 @@ from typing import Any, TypedDict
 import numpy as np
 
 from latency_service.calibration.backends.onnxruntime_backend import OnnxRuntime
-from latency_service.core.bind import Binding
+from latency_service.core.binding import Binding
 from latency_service.core.costing import cost_model
 from latency_service.core.errors import CalibrationError
 from latency_service.core.graph import LayerGraph

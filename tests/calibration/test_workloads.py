@@ -20,7 +20,8 @@ from latency_service.calibration.workloads.shapes import (
     channels,
     tiny_shape,
 )
-from latency_service.core.bind import Binding, bind
+from latency_service.core.bind import bind
+from latency_service.core.binding import Binding
 from latency_service.core.fit import sample_geometry
 from latency_service.core.sample import Sample, sample_from_json, sample_to_json, workload_graph
 

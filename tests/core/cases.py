@@ -15,7 +15,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from latency_service.core.bind import Binding, bind
+from latency_service.core.bind import bind
+from latency_service.core.binding import Binding
 from latency_service.core.costing import cost_model
 from latency_service.core.costs import CostModel, Pruning
 from latency_service.core.graph import LayerGraph, graph_from_json

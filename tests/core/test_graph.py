@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from latency_service.core.bind import Binding, bind, resolve
+from latency_service.core.bind import bind, resolve
+from latency_service.core.binding import Binding
 from latency_service.core.canonical import canonical_text, graph_id, graph_to_json
 from latency_service.core.errors import GraphError, OptionError, UnboundDimensionError
 from latency_service.core.graph import graph_from_json

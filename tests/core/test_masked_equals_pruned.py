@@ -18,7 +18,8 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from latency_service.core.answer import costs_on
-from latency_service.core.bind import Binding, bind
+from latency_service.core.bind import bind
+from latency_service.core.binding import Binding
 from latency_service.core.costing import cost_model
 from latency_service.core.costs import CostModel, Pruning
 from latency_service.core.graph import graph_from_json

@@ -8,7 +8,8 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from latency_service.core.bind import Binding, bind
+from latency_service.core.bind import bind
+from latency_service.core.binding import Binding
 from latency_service.core.canonical import canonical_text
 from latency_service.core.errors import GraphError, LatencyServiceError, ModelFileError
 from latency_service.core.graph import GraphInput, Layer, LayerGraph, Parameter

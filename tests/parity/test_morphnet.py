@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from latency_service.core.bind import Binding
+from latency_service.core.binding import Binding
 from latency_service.core.costing import cost_model
 from latency_service.core.costs import CostModel, Pruning
 from latency_service.core.graph import graph_from_json

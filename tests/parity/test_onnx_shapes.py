@@ -9,7 +9,8 @@ import onnx
 import onnx.backend.test
 import pytest
 
-from latency_service.core.bind import Binding, bind
+from latency_service.core.bind import bind
+from latency_service.core.binding import Binding
 from latency_service.core.errors import GraphError
 from latency_service.core.ops.shapes import DTYPE_CODES
 from latency_service.ingest import layer_graph_from_onnx

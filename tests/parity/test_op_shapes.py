@@ -14,7 +14,8 @@ import onnxruntime
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from latency_service.core.bind import Binding, bind
+from latency_service.core.bind import bind
+from latency_service.core.binding import Binding
 from latency_service.core.graph import graph_from_json
 from latency_service.core.ops import OPS
 

@@ -17,7 +17,7 @@ from torch.nn import functional as F
 from latency_client import errors
 from latency_client.torch import Extraction, extract, register_operator
 from latency_client.torch.trace import OPERATORS
-from latency_service.core.bind import Binding
+from latency_service.core.binding import Binding
 from latency_service.core.costing import cost_model
 from latency_service.core.costs import CostModel
 from latency_service.core.graph import LayerGraph, graph_from_json
