@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import re
 from itertools import chain
-from typing import Any
 
 import numpy as np
 
@@ -36,13 +35,13 @@ from latency_service.core.costs import (
 from latency_service.core.efficiency import Efficiency
 from latency_service.core.errors import OptionError
 from latency_service.core.forms import ZERO, BilinearForm
-from latency_service.core.fusion import Chain, chains
+from latency_service.core.fusion import chains
 from latency_service.core.graph import LayerGraph
 from latency_service.core.kernels import find_kernels
 from latency_service.core.node import IdArray, Node
-from latency_service.core.ops import Traffic
 from latency_service.core.profile import FusionRules
 from latency_service.core.quantised_patterns import NOTHING
+from latency_service.core.rows import Row, RowMaker
 from latency_service.core.units import FLOATING, RATE_DTYPE
 
 
@@ -82,7 +81,6 @@ class _Builder:
         self.pruning = pruning
         self.tracker = Tracker()
         self.assumptions = list(network.assumptions)
-        self._shares: dict[int, Share] = {}
 
     def build(self) -> CostModel:
         nodes, tracker = self.network.nodes, self.tracker
@@ -96,8 +94,8 @@ class _Builder:
         if self.pruning.force_group and self._force(part):
             part = self._partition(arrays)
         while True:
-            self._shares = {}
-            rows = [self._row(node, part) for node in nodes]
+            maker = RowMaker(part, self.views)
+            rows = [maker.row(node) for node in nodes]
             conflicts = [ids for row in rows for ids in row.conflicts]
             if not conflicts:
                 break
@@ -105,7 +103,7 @@ class _Builder:
                 tracker.freeze(ids)
             part = partition(tracker, arrays)
         if self.fusion is not None:
-            self._fuse(rows, part, self.fusion)
+            self._fuse(rows, maker, self.fusion)
         return self._assemble(rows, part)
 
     def _partition(self, arrays: list[IdArray]) -> Partition:
@@ -114,17 +112,8 @@ class _Builder:
             part = partition(self.tracker, arrays)
         return part
 
-    def _fuse(self, rows: list[_Row], part: Partition, rules: FusionRules) -> None:
-        def same(left: IdArray | None, right: IdArray | None) -> bool:
-            if left is None or right is None:
-                # channels that are never pruned are as good as none
-                known = right if left is None else left
-                return known is None or not any(
-                    part.prunable[group] for group, _ in self._share(part, known)
-                )
-            return _proportional(self._share(part, left), self._share(part, right))
-
-        for merged in chains(self.network.nodes, self.network.outputs, rules, same):
+    def _fuse(self, rows: list[Row], maker: RowMaker, rules: FusionRules) -> None:
+        for merged in chains(self.network.nodes, self.network.outputs, rules, maker.same):
             host = rows[merged.host]
             host.chain = merged
             if merged.runs_as == NOTHING:
@@ -240,96 +229,9 @@ class _Builder:
                 self.tracker.tie(first.reshape(-1), ids.reshape(-1))
         return True
 
-    # --- one layer -----------------------------------------------------------------------------
-
-    def _share(self, part: Partition, ids: IdArray) -> Share:
-        # the nodes keep every id array alive, so its identity is a safe key
-        share = self._shares.get(id(ids))
-        if share is None:
-            share = self._shares[id(ids)] = shares(part, ids)
-        return share
-
-    def _row(self, node: Node, part: Partition) -> _Row:
-        row = _Row(node)
-        if node.frozen:
-            total = node.moved_bytes * node.times
-            row.bytes = BilinearForm(total)
-            row.free = traffic.is_free(node)
-            return row
-        pieces = node.layer.op in _PIECEWISE and _follow_each_other(node)
-        row.reads, read_rate, read_rest = self._side(row, part, traffic.reads(node), pieces)
-        row.writes, write_rate, write_rest = self._side(row, part, traffic.writes(node), pieces)
-        row.free = traffic.is_free(node) or node.layer.op in self.views
-        if row.free:
-            return row
-        row.bytes = BilinearForm(read_rest + write_rest, read_rate, write_rate)
-        if node.parameter("weight") is not None:
-            kernel = traffic.kernels(node)
-            if kernel is not ZERO:
-                row.bytes = kernel.plus(row.bytes)
-        return row
-
-    def _side(
-        self,
-        row: _Row,
-        part: Partition,
-        sides: list[tuple[IdArray | None, float]],
-        pieces: bool,
-    ) -> tuple[Share, float, float]:
-        """(share, bytes per live channel, other bytes) of what a layer reads, or writes.
-
-        Each distinct set of channels counts once, with the first tensor's times. A set at another
-        byte rate cannot be told apart by the layer's live channels: it is frozen.
-        """
-        if len(sides) == 1:
-            ids, amount = sides[0]
-            if ids is None:
-                return (), 0.0, amount
-            return self._share(part, ids), amount / ids.size, 0.0
-        rest = 0.0
-        sets: dict[Any, list[Any]] = {}  # groups -> [share, size, bytes, ids]
-        for position, (ids, amount) in enumerate(sides):
-            if ids is None:
-                rest += amount
-                continue
-            share = self._share(part, ids)
-            key = position if pieces else frozenset(group for group, _ in share)
-            entry = sets.get(key)
-            if entry is None:
-                sets[key] = [share, ids.size, amount, ids]
-            elif _proportional(entry[0], share):
-                entry[2] += amount
-            elif any(part.prunable[group] for group, _ in share):
-                row.conflicts.append(ids)
-                rest += amount
-            else:
-                rest += amount
-        if not sets:
-            return (), 0.0, rest
-        entries = list(sets.values())
-        first = next(
-            (e for e in entries if any(part.prunable[group] for group, _ in e[0])), entries[0]
-        )
-        rate = first[2] / first[1]
-        joined: list[tuple[int, float]] = []
-        for entry in entries:
-            share, size, amount, ids = entry
-            if entry is first or abs(amount / size - rate) <= 1e-9 * rate:
-                joined += share
-                continue
-            rest += amount
-            if any(part.prunable[group] for group, _ in share):
-                row.conflicts.append(ids)
-            elif row.node.op.traffic is not Traffic.FREE:
-                row.notes.append(
-                    f"layer {row.node.name!r} reads or writes channels of different groups at "
-                    "different byte rates: one of them is frozen and counted as constant"
-                )
-        return tuple(joined), rate, rest
-
     # --- all layers ----------------------------------------------------------------------------
 
-    def _assemble(self, rows: list[_Row], part: Partition) -> CostModel:
+    def _assemble(self, rows: list[Row], part: Partition) -> CostModel:
         nodes = self.network.nodes
         groups = len(part.sizes)
         flops: list[BilinearForm] = []
@@ -366,7 +268,7 @@ class _Builder:
             kernels=None if self.efficiency is None else self._kernels(rows),
         )
 
-    def _kernels(self, rows: list[_Row]) -> Kernels:
+    def _kernels(self, rows: list[Row]) -> Kernels:
         assert self.efficiency is not None
         return find_kernels(
             self.network,
@@ -393,37 +295,6 @@ class _Builder:
         )
 
 
-# Operators whose inputs may follow each other along the channels: then one entry a piece.
-_PIECEWISE = frozenset({"Concat", "QLinearConcat"})
-
-
-def _follow_each_other(node: Node) -> bool:
-    """Whether the pieces' channels add up; joined along positions they are the same ones."""
-    out = node.outputs[0].ids
-    return out is not None and out.size == sum(ids.size for ids in node.in_ids if ids is not None)
-
-
-class _Row:
-    """One layer while it is being costed."""
-
-    __slots__ = (
-        "bytes", "chain", "conflicts", "free", "fused_into", "fuses", "node", "notes", "reads",
-        "writes",
-    )  # fmt: skip
-
-    def __init__(self, node: Node) -> None:
-        self.node = node
-        self.reads: Share = ()
-        self.writes: Share = ()
-        self.bytes = ZERO
-        self.conflicts: list[IdArray] = []
-        self.notes: list[str] = []
-        self.free = False
-        self.fused_into: int | None = None
-        self.fuses: list[int] = []
-        self.chain: Chain | None = None
-
-
 def _table(forms: list[BilinearForm]) -> FloatArray:
     """(L, 4) the forms as an array."""
     flat = np.fromiter(chain.from_iterable(forms), dtype=np.float64, count=4 * len(forms))
@@ -437,17 +308,6 @@ def _times(held: list[Share], groups: int) -> FloatArray:
     places = [group for share in held for group, _ in share]
     np.add.at(table, (layers, places), [times for share in held for _, times in share])
     return table
-
-
-def _proportional(first: Share, other: Share) -> bool:
-    """Whether two tensors hold the same groups, one of them so many times as often."""
-    if first == other:
-        return True
-    ours, theirs = dict(first), dict(other)
-    if len(ours) != len(first) or len(theirs) != len(other) or ours.keys() != theirs.keys():
-        return False
-    factors = [theirs[group] / times for group, times in ours.items()]
-    return max(factors) - min(factors) <= 1e-9 * max(factors)
 
 
 def _rate_dtype(node: Node) -> str | None:
