@@ -26,6 +26,8 @@ from latency_service.core.geometry import Dim
 # of 4 (Lavin and Gray 2016).
 MOST_UTILISATION: Mapping[str, float] = {"Conv/dense": 4.0, "Conv/grouped": 4.0}
 
+# A convolution that moves more finds nothing of it in a nearer cache.
+NEAR_KERNEL_BYTES = 1e6
 # What a kernel reads and writes.
 MOVED = (Dim.IN_ELEMENTS, Dim.OUT_ELEMENTS, Dim.CONSTANT_ELEMENTS, Dim.EXTRA_ELEMENTS)
 
@@ -145,12 +147,13 @@ class Efficiency:
             "dtype sequence" ("float32 Conv Add Relu").
         layout: None where the runtime keeps one layout.
         source: what it was fitted from.
-        alone_s: what a convolution takes longer on its own, as families were measured, than in a
-            network, where another one has left its code in the nearer caches.
+        alone_s: what a convolution of next to no data takes longer on its own, as families were
+            measured, than in a network, where others like it run before it and their outputs stay
+            in the nearer caches.
         call_s: what a call of the runtime takes besides its kernels.
         near_s: what any other kernel takes less in a network so small that its code and data stay
             in the nearer caches, where families were measured between others.
-        near_bytes: what a network moves from which on nothing of that is left.
+        near_bytes: footprint of a network from which on nothing of that is left.
         launches_ahead: whether the host launches kernels while others run, so that the fixed time
             of a family, its launch, is waited for only where the device has nothing else to do.
     """
@@ -169,16 +172,31 @@ class Efficiency:
     near_bytes: float = 0.0
     launches_ahead: bool = False
 
-    def near_share(self, moved: FloatArray) -> FloatArray:
+    def near_share(self, constant_bytes: FloatArray, most_bytes: FloatArray) -> FloatArray:
         """(...) share of `near_s` that the kernels of a network gain.
 
+        Its footprint is all its constants, and twice what the kernel with most data reads and
+        writes: while that one runs, another one's tensors wait.
+
         Args:
-            moved: (...) bytes that all of them read and write.
+            constant_bytes: (...) what all its layers read of constants.
+            most_bytes: (...) activations that the kernel with most of them reads and writes.
         """
         if not self.near_s or not self.near_bytes:
-            return np.zeros(np.shape(moved))
-        share: FloatArray = np.maximum(0.0, 1.0 - moved / self.near_bytes)
+            return np.zeros(np.shape(most_bytes))
+        footprint = constant_bytes + 2.0 * most_bytes
+        share: FloatArray = np.maximum(0.0, 1.0 - footprint / self.near_bytes)
         return share
+
+    def sooner_s(self, moved: FloatArray) -> FloatArray:
+        """(...) seconds that a convolution takes less in a network than on its own.
+
+        Args:
+            moved: (...) bytes that it reads and writes; with more than a nearer cache holds of them
+                it finds nothing there.
+        """
+        share: FloatArray = np.maximum(0.0, 1.0 - moved / NEAR_KERNEL_BYTES)
+        return self.alone_s * share
 
     def kept_share(self, constant_bytes: FloatArray) -> FloatArray:
         """(...) share of a network's constants that are still in the last cache when it runs again.

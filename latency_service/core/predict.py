@@ -107,9 +107,8 @@ class Predictor:
             if group.model is not None:
                 self.cached_s_per_byte[list(group.kernels)] = group.model.cached_s_per_byte
 
-        in_rows = np.array([family.startswith(_IN_ROWS) for family in kernels.families], dtype=bool)
-        self.sooner = np.where(in_rows, efficiency.alone_s, 0.0)
-        self.near_s = np.where(in_rows, 0.0, efficiency.near_s)
+        self.in_rows = np.array([f.startswith(_IN_ROWS) for f in kernels.families], dtype=bool)
+        self.near_s = np.where(self.in_rows, 0.0, efficiency.near_s)
         # the call is charged to the first kernel
         self.call_s = np.zeros(len(kernels.layers))
         if len(kernels.layers):
@@ -214,7 +213,8 @@ class Predictor:
                 fixed[rows] = group.model.fixed_s
                 spread[rows] = group.model.spread * (1.0 if group.exact else _ALIKE_SPREAD)
         seconds += self.per_element * dims[:, Dim.OUT_ELEMENTS] + self.efficiency.dispatch_s
-        seconds = self.among_others(seconds, self.sooner)
+        sooner = self.efficiency.sooner_s(moved_bytes(dims, 1.0) * self._itemsizes)
+        seconds = self.among_others(seconds, np.where(self.in_rows, sooner, 0.0))
         kept, near = self._caches(dims, alive) if caches is None else caches
         kept_s = self.cached_s_per_byte * self._constant_bytes(dims)
         seconds = seconds - kept * kept_s - near * self.nearer(seconds - kept_s, self.near_s)
@@ -232,11 +232,12 @@ class Predictor:
         if self.efficiency.launches_ahead:
             return 0.0, 0.0
         live = alive[self.kernels.layers]
-        constants = self._constant_bytes(dims) * self.kernels.times * live
-        moved = moved_bytes(dims, 1.0) * self._itemsizes * live
+        constants = self._constant_bytes(dims) * live
+        activations = moved_bytes(dims, 1.0) * self._itemsizes * live - constants
+        total = (constants * self.kernels.times).sum()
         return (
-            float(self.efficiency.kept_share(constants.sum())),
-            float(self.efficiency.near_share(moved.sum())),
+            float(self.efficiency.kept_share(total)),
+            float(self.efficiency.near_share(total, activations.max(initial=0.0))),
         )
 
     def nearer(self, seconds: FloatArray, near_s: FloatArray | float) -> FloatArray:

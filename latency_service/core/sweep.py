@@ -45,7 +45,7 @@ def totals_s(predictor: Predictor, counts: FloatArray) -> FloatArray:
     if predictor.efficiency.launches_ahead:
         return sweep.total_s
     kept = predictor.efficiency.kept_share(sweep.constants)
-    near = predictor.efficiency.near_share(sweep.moved)
+    near = predictor.efficiency.near_share(sweep.constants, sweep.most)
     return sweep.total_s - kept * sweep.kept_s - near * sweep.near_s
 
 
@@ -76,7 +76,7 @@ class _Sweep:
         launched_s: (N,) seconds until it has been launched.
         constants: (N,) bytes of constants that the network reads.
         kept_s: (N,) seconds that these would save if all were still in the last cache.
-        moved: (N,) bytes that the network reads and writes.
+        most: (N,) bytes of activations of the kernel with most of them.
         near_s: (N,) seconds that it would save with all of them in the nearer caches.
     """
 
@@ -84,7 +84,7 @@ class _Sweep:
         self.predictor = predictor
         self.counts = counts
         zeros = np.zeros((6, len(counts)))
-        self.total_s, self.launched_s, self.constants, self.kept_s, self.moved, self.near_s = zeros
+        self.total_s, self.launched_s, self.constants, self.kept_s, self.most, self.near_s = zeros
         self._widths: dict[Share, _Widths] = {}
         self._factors: dict[object, _Factors] = {}
 
@@ -117,13 +117,15 @@ class _Sweep:
             seconds = kernel.seconds(read.of_rows, written.of_rows, correction)
         self._run(kernel, seconds, runs, predictor.call_s[position] * alive)
         kept_s: FloatArray | float = 0.0
+        constants: FloatArray | float = 0.0
         if kernel.has_constants:
             constants = kernel.constant_bytes(read.of_rows, written.of_rows)
             self.constants += constants * runs
             kept_s = kernel.cached_s_per_byte * constants
             self.kept_s += kept_s * runs
         if predictor.efficiency.near_s:
-            self.moved += kernel.moved_bytes(read.of_rows, written.of_rows) * alive
+            activations = kernel.moved_bytes(read.of_rows, written.of_rows) - constants
+            np.maximum(self.most, activations * alive, out=self.most)
             self.near_s += predictor.nearer(seconds - kept_s, predictor.near_s[position]) * runs
 
     def _run(
@@ -217,9 +219,10 @@ class _Kernel:
         per_element = predictor.per_element[self.position]
         if per_element:
             value = value + per_element * self._sum((Dim.OUT_ELEMENTS,), reads, writes)
-        return predictor.among_others(
-            value + predictor.efficiency.dispatch_s, float(predictor.sooner[self.position])
-        )
+        value = value + predictor.efficiency.dispatch_s
+        if predictor.in_rows[self.position] and predictor.efficiency.alone_s:
+            return predictor.among_others(value, predictor.efficiency.sooner_s(moved))
+        return value
 
     def features(self, shares: FloatArray, of_inputs: bool) -> FloatArray:
         """(V, F) scaled features at (V,) shares of its inputs' channels alive, or its outputs'."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 
 import numpy as np
@@ -20,9 +20,9 @@ from latency_service.ingest import read_network
 _CONVOLUTIONS = ("float32 Conv/dense", "float32 Conv/pointwise")
 _MEASURED = (*_CONVOLUTIONS, "float32 Gemm")
 # What a kernel may take less among others, or near its data; more than this nothing explains.
-_MOST_S, _STEPS = 10e-6, 41
-_MOST_NEAR_S, _NEAR_STEPS = 32e-6, 17
-_NEAR_BYTES = (1e6, 2e6, 4e6, 8e6, 16e6)
+_ALONE_S = tuple(0.5e-6 * step for step in range(25))
+_NEAR_S = tuple(2e-6 * step for step in range(17))
+_NEAR_BYTES = (1e6, 2e6, 4e6, 8e6)
 
 
 def in_networks(
@@ -30,9 +30,9 @@ def in_networks(
 ) -> Efficiency:
     """The model with what kernels take less in a network, from the references that help the fit.
 
-    First what a call takes, then `alone_s` from networks of common size, then `near_s` and
-    `near_bytes` from all: those that make the mean absolute logarithm of predicted / measured
-    least. Nothing changes without such networks.
+    First what a call takes; then `near_s` and `alone_s` in turns, for every `near_bytes`: those
+    that make the mean absolute logarithm of predicted / measured least. Nothing changes without
+    such networks.
 
     Args:
         networks: measured seconds by name.
@@ -41,33 +41,25 @@ def in_networks(
         return efficiency
     efficiency = replace(efficiency, call_s=networks.get(NOTHING, 0.0))
     known = [row for row in _costs(efficiency, fusion, networks) if row[0].fitted]
-    large = [row for row in known if not row[0].tiny]
-    if large and any(name.endswith(_CONVOLUTIONS) for name in efficiency.families):
-        alone = (replace(efficiency, alone_s=float(s)) for s in np.linspace(0.0, _MOST_S, _STEPS))
-        efficiency = _best(alone, large, networks)
-    if len(known) > len(large):
-        near = (
-            replace(efficiency, near_s=float(s), near_bytes=size if s else 0.0)
-            for s in np.linspace(0.0, _MOST_NEAR_S, _NEAR_STEPS)
-            for size in _NEAR_BYTES
-        )
-        efficiency = _best(near, known, networks)
-    return efficiency
-
-
-def _best(
-    candidates: Iterable[Efficiency],
-    rows: Sequence[tuple[Reference, CostModel]],
-    networks: Mapping[str, float],
-) -> Efficiency:
-    """The first of the candidates that errs least."""
-    measured = [networks[reference.name] for reference, _ in rows]
+    if not known:
+        return efficiency
+    convolves = any(name.endswith(_CONVOLUTIONS) for name in efficiency.families)
+    measured = [networks[reference.name] for reference, _ in known]
 
     def error(candidate: Efficiency) -> float:
-        predicted = [Predictor(c, candidate).at(c.sizes).seconds.sum() for _, c in rows]
+        predicted = [Predictor(c, candidate).at(c.sizes).seconds.sum() for _, c in known]
         return float(np.abs(np.log(np.divide(predicted, measured))).mean())
 
-    return min(candidates, key=error)
+    found = []
+    for size in _NEAR_BYTES:
+        one = replace(efficiency, near_bytes=size)
+        for _ in range(2):
+            one = min((replace(one, near_s=seconds) for seconds in _NEAR_S), key=error)
+            if convolves:
+                one = min((replace(one, alone_s=seconds) for seconds in _ALONE_S), key=error)
+        found.append(one)
+    best = min(found, key=error)
+    return best if best.near_s else replace(best, near_bytes=0.0)
 
 
 def report_points(profile: Profile, networks: Mapping[str, float]) -> list[NetworkPoint]:

@@ -32,7 +32,7 @@ def latencies(efficiency: Efficiency, fitted: bool) -> dict[str, float]:
     return found
 
 
-@pytest.mark.parametrize("sooner", [0.0, 1.25e-6, 3e-6])
+@pytest.mark.parametrize("sooner", [0.0, 1.5e-6, 3e-6])
 def test_what_convolutions_take_longer_alone_is_found(sooner: float):
     measured = latencies(replace(EFFICIENCY, alone_s=sooner), fitted=True)
     assert in_networks(EFFICIENCY, RULES, measured).alone_s == pytest.approx(sooner)

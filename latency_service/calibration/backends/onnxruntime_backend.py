@@ -32,8 +32,8 @@ from latency_service.calibration.backends.onnxruntime_accelerator import (
     empty_call_s,
     trivial_model,
 )
+from latency_service.calibration.backends.onnxruntime_process import share_memory, share_threads
 from latency_service.calibration.backends.onnxruntime_rules import discover
-from latency_service.calibration.backends.onnxruntime_threads import set_threads
 from latency_service.calibration.measurement import Rate
 from latency_service.calibration.timing import Clock, Reading, bootstrap_interval
 from latency_service.core.efficiency import Layout
@@ -170,11 +170,18 @@ class OnnxRuntime:
         return discover(self.provider, self.runtime, self.threads)
 
     def options(self, profile_prefix: str | None = None) -> onnxruntime.SessionOptions:
-        """The runtime's defaults, with so many threads for one operator."""
+        """The runtime's defaults, with so many threads for one operator.
+
+        Args:
+            profile_prefix: of the profile that a workload writes; None for a whole network, which
+                runs as its users run it.
+        """
         options = onnxruntime.SessionOptions()
-        set_threads(options, self.threads)
+        share_threads(options, self.threads)
         options.log_severity_level = 4
         if profile_prefix is not None:
+            if self.kind == "cpu":
+                share_memory(options)
             options.enable_profiling = True
             options.profile_file_prefix = profile_prefix
         return options

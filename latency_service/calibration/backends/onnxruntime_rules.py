@@ -17,7 +17,7 @@ import onnxruntime
 from onnx import helper, numpy_helper
 
 from latency_service.calibration.backends.onnx_models import assemble, noise
-from latency_service.calibration.backends.onnxruntime_threads import set_threads
+from latency_service.calibration.backends.onnxruntime_process import share_threads
 from latency_service.core.efficiency import Layout
 from latency_service.core.profile import FusionRules
 
@@ -100,7 +100,7 @@ class _Asker:
         with tempfile.TemporaryDirectory(prefix="latency-service-") as folder:
             path = Path(folder) / "optimised.onnx"
             options = onnxruntime.SessionOptions()
-            set_threads(options, self.threads)
+            share_threads(options, self.threads)
             options.log_severity_level = 4
             options.optimized_model_filepath = str(path)
             try:

@@ -1,4 +1,4 @@
-"""Sessions of several threads; in processes of their own, for a process has one pool at most."""
+"""What sessions share; in processes of their own, for a process has one pool at most."""
 
 import os
 import subprocess
