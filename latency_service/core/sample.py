@@ -8,10 +8,11 @@ among the inputs, a scalar has shape `[]`. See docs/calibration.md#samples.
 from __future__ import annotations
 
 import math
-import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
+
+import numpy as np
 
 from latency_service.core.errors import LatencyServiceError, SampleError
 from latency_service.core.graph import GraphInput, Layer, LayerGraph, Output, Parameter, layer_graph
@@ -19,6 +20,9 @@ from latency_service.core.ops import OPS
 from latency_service.core.units import BYTES_PER_ELEMENT
 
 Dims = tuple[int, ...]
+
+# A machine slows down by less than this; by more, something else had the processor.
+_HELD_UP = 1.3
 
 # What a runtime does between layouts; measured like operators, though no network names them.
 REORDERS = ("ReorderInput", "ReorderOutput")
@@ -74,18 +78,19 @@ class Sample:
 
 
 def at_one_pace(samples: Sequence[Sample]) -> tuple[Sample, ...]:
-    """The samples as if the machine had run at its usual pace all the time.
+    """The samples as if the machine had run at its undisturbed pace all the time.
 
-    Where the kernel beside a sample took longer than at the median of all samples, the machine was
-    slower, and the sample took longer by the same factor. The usual pace, not the best: that one is
-    a matter of luck, and every sample would be told faster than it can be repeated.
+    Where the kernel beside a sample took longer than beside the quickest tenth of them, the machine
+    was slower, and the sample took longer by the same factor. A kernel whose times are wide apart
+    was held up instead (several threads wait for each other), which tells less: its median counts.
     """
     known = [sample.reference_s for sample in samples if sample.reference_s is not None]
     if not known:
         return tuple(samples)
-    usual = statistics.median(known)
+    undisturbed, usual, disturbed = (float(np.quantile(known, share)) for share in (0.1, 0.5, 0.9))
+    pace_s = usual if disturbed > _HELD_UP * undisturbed else undisturbed
     return tuple(
-        sample if sample.reference_s is None else _scaled(sample, usual / sample.reference_s)
+        sample if sample.reference_s is None else _scaled(sample, pace_s / sample.reference_s)
         for sample in samples
     )
 

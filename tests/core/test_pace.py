@@ -18,7 +18,15 @@ def sample(latency_s: float, reference_s: float | None) -> Sample:
     return Sample(RELU, latency_s, (latency_s, 2 * latency_s), False, latency_s / 2, reference_s)
 
 
-def test_what_ran_while_the_reference_was_slow_is_scaled() -> None:
+def test_the_quickest_tenth_is_the_machines_pace() -> None:
+    quick, slow = [sample(3e-5, 1.00e-4)] * 3, [sample(3.3e-5, 1.10e-4)] * 7
+
+    for paced in at_one_pace([*slow, *quick]):
+        assert paced.latency_s == pytest.approx(3e-5)
+        assert paced.rounds_s == pytest.approx((3e-5, 6e-5))
+
+
+def test_of_a_reference_that_was_held_up_the_median_counts() -> None:
     usual, slow, fast = at_one_pace([sample(3e-5, 1e-4), sample(6e-5, 2e-4), sample(1e-5, 0.8e-4)])
 
     assert usual == sample(3e-5, 1e-4)
