@@ -1,7 +1,7 @@
 """From measurements to an efficiency model.
 
 Every family is fitted on its own: achieved rates from the fastest samples, then a Gaussian process
-(process.py) on the logarithm of what is left. Errors are those of samples left out.
+(gaussian_process.py) on the logarithm of what is left. Errors are those of samples left out.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ from latency_service.core.bind import bind
 from latency_service.core.binding import Binding
 from latency_service.core.efficiency import FamilyModel, moved_bytes
 from latency_service.core.features import FloatArray, features_of
+from latency_service.core.gaussian_process import cross_validate, learn, learn_delayed, rounded
 from latency_service.core.geometry import Dim, geometry, reorder_geometry
 from latency_service.core.ops import OPS
-from latency_service.core.process import cross_validate, learn, learn_delayed, rounded
 from latency_service.core.sample import REORDERS, Sample, Workload, workload_graph
 from latency_service.core.units import BYTES_PER_ELEMENT
 

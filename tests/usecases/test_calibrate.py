@@ -277,7 +277,7 @@ def test_a_better_fit_becomes_a_revision_with_the_same_samples(
     bench: Workbench, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     calibrated(bench, folder)
-    monkeypatch.setattr("latency_service.core.process._STEPS", 7)
+    monkeypatch.setattr("latency_service.core.gaussian_process._STEPS", 7)
 
     done = refit(bench, "abacus", "2")
 
