@@ -3,10 +3,10 @@
 All of a batch are made ready, run in rounds beside a reference kernel, and released. Within a round
 they take turns, a group at a time: in a network, too, other layers run between two runs of one, and
 a kernel finds its code, its branch history and its weights as those left them. Of a round the mean
-of the faster half counts, of rounds again, for some neighbours slow caches down and not the
-reference. Several threads are only ever held up, by each other too: of their rounds the best
-counts. Neighbours on the memory bus slow whole seconds down: a batch is so large that its rounds
-are seconds apart.
+of the faster half counts, of rounds all but the slowest, for some neighbours slow caches down and
+not the reference. Several threads are only ever held up, by each other too: of their rounds the
+best counts. Neighbours on the memory bus slow whole seconds down: a batch is so large that its
+rounds are seconds apart.
 
 A sample keeps what the reference took, its median over the rounds, for the fit to take out how the
 machine's pace changed (`at_one_pace`); a single round's would tell more of the reference.
@@ -77,7 +77,7 @@ class Bench:
 
     def __init__(self, backend: Backend) -> None:
         self.backend = backend
-        self._of_rounds = min if backend.threads > 1 else _faster
+        self._of_rounds = min if backend.threads > 1 else _all_but_slowest
         self.spreads: list[float] = []
         self.clean = self.taken = 0
         self.reorders = 0
@@ -210,6 +210,11 @@ def _references(runs: Sequence[Run], groups: int) -> list[float]:
     seconds = np.array([run.kernel_s for run in runs])
     best = seconds.reshape(ROUNDS, groups, _REFERENCE_RUNS).min(axis=2)
     return [float(value) for value in np.median(best, axis=0)]
+
+
+def _all_but_slowest(values: Sequence[float]) -> float:
+    """Mean of all values but the largest."""
+    return float(np.mean(sorted(values)[: max(1, len(values) - 1)]))
 
 
 def _faster(values: Sequence[float]) -> float:
