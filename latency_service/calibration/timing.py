@@ -2,9 +2,9 @@
 
 A reading is one run between two looks at the clocks. It is disturbed when the thread did not have
 the processor all along: then its CPU time falls behind the wall clock, or the kernel counts an
-involuntary switch. Of clean readings the best of a round counts, and of rounds the median; the
-interval is bootstrapped over rounds, not over readings, since what disturbs one disturbs its
-neighbours (docs/calibration.md#noise).
+involuntary switch. Which of the clean readings count, bench.py says; the interval is bootstrapped
+over rounds, not over readings, since what disturbs one disturbs its neighbours
+(docs/calibration.md#noise).
 """
 
 from __future__ import annotations

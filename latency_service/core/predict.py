@@ -245,7 +245,7 @@ class Predictor:
         less: FloatArray = np.minimum((1.0 - _LEAST_SHARE) * np.maximum(seconds, 0.0), near_s)
         return less
 
-    def among_others(self, seconds: FloatArray, sooner: FloatArray | float) -> FloatArray:
+    def among_others(self, seconds: FloatArray, sooner: FloatArray) -> FloatArray:
         """(...) seconds of kernels in a network, of (...) seconds on their own."""
         left: FloatArray = np.maximum(seconds - sooner, _LEAST_SHARE * seconds)
         return left

@@ -61,12 +61,12 @@ class Sample:
 
     Attributes:
         latency_s: seconds of the operator itself, dispatch left out where it could be told apart.
-        rounds_s: best of every round, where there were several.
+        rounds_s: seconds of every round, where there were several.
         cached_s: what it took with its large constants still in the last cache, where that was
             measured beside `latency_s`, for which they came from memory.
         blocked: whether the operator ran on images stored in blocks of channels, where it has a
             plain form too (convolutions have not: their shape decides).
-        reference_s: what a kernel that is the same for all samples took between its runs.
+        reference_s: seconds that a kernel which is the same for all samples took between its runs.
     """
 
     workload: Workload
