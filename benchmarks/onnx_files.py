@@ -5,19 +5,14 @@ from __future__ import annotations
 import contextlib
 import importlib.util
 import io
-import tempfile
 from collections.abc import Callable
-from pathlib import Path
 
 import numpy as np
-from starlette.datastructures import QueryParams
 
 from benchmarks.measure import interleaved, show
 from benchmarks.models import onnx_bytes
+from benchmarks.request import started
 from latency_service.api import bodies
-from latency_service.api.routes.coefficients import answer
-from latency_service.settings import Settings
-from latency_service.usecases import open_workbench
 
 TARGETS = {"resnet50": 45e-3, "mobilenet_v2": 10e-3}
 
@@ -41,16 +36,14 @@ def peer(data: bytes) -> Callable[[], object] | None:
 
 def main() -> None:
     """Both networks, ours from bytes and the peer from memory."""
-    with tempfile.TemporaryDirectory() as folder:
-        bench = open_workbench(Settings(data_directory=Path(folder)))
-        bench.catalogue()
-        query = QueryParams("device=v100&dims=N=1")
+    with started() as application:
+        bench = application.app.state.workbench
 
         def ours(data: bytes) -> Callable[[], object]:
             def run() -> object:
                 bench.costed.forget()
                 bench.parsed.forget()
-                return answer(bench, bodies.OCTETS, data, query)
+                return application.post(data, bodies.OCTETS, "device=v100&dims=N=1")
 
             return run
 
@@ -64,7 +57,6 @@ def main() -> None:
             else:
                 work[f"{name}, onnx-tool from memory"] = rival
         timings = interleaved(work, rounds=5, repeats=3)
-        bench.close()
     show("ONNX bytes to answer bytes", timings, TARGETS)
     for name in TARGETS:
         rival_timing = timings.get(f"{name}, onnx-tool from memory")

@@ -14,6 +14,7 @@ from starlette.concurrency import run_in_threadpool
 
 from latency_service import __version__
 from latency_service.api import problems
+from latency_service.api.keeper import Keeper
 from latency_service.api.metrics import Metrics
 from latency_service.api.routes import coefficients, devices, graphs, operations, scores
 from latency_service.api.schemas import CoefficientsIn, ScoresIn
@@ -56,6 +57,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
             open_workbench, configuration, configuration.migrate_at_start
         )
         app.state.workbench = bench
+        app.state.keeper = Keeper(bench)
         with rare_collections():
             yield
         bench.close()

@@ -58,7 +58,8 @@ async def read(request: Request, most: int, setting: str) -> bytes:
         size += len(chunk)
         if size > most:
             raise refusal
-        chunks.append(chunk)
+        if chunk:  # the last one is empty; alone, the body is not copied
+            chunks.append(chunk)
     return chunks[0] if len(chunks) == 1 else b"".join(chunks)
 
 

@@ -41,7 +41,9 @@ def validate(
     )
     found: list[Validation] = []
     with shared.workbench() as bench:
-        profile = find_revision(bench, device, runtime or backend.runtime, revision).profile
+        profile = find_revision(
+            bench, bench.catalogue(), device, runtime or backend.runtime, revision
+        ).profile
         for path in models:
             try:
                 content = path.read_bytes()

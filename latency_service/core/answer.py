@@ -191,12 +191,12 @@ def _layers(
         costs.writes,
         n_in.tolist(),
         n_out.tolist(),
-        costs.flops.tolist(),
-        costs.bytes.tolist(),
-        costs.weights.tolist(),
-        costs.parameters.tolist(),
-        stated.compute.tolist(),
-        stated.memory.tolist(),
+        _forms(costs.flops),
+        _forms(costs.bytes),
+        _forms(costs.weights),
+        _forms(costs.parameters),
+        _forms(stated.compute),
+        _forms(stated.memory),
         stated.overhead_s.tolist(),
         values["flops"].tolist(),
         values["bytes"].tolist(),
@@ -221,13 +221,13 @@ def _layers(
             "n_in": live_in,
             "n_out": live_out,
             "forms": {
-                "flops": _form(flops),
-                "bytes": _form(moved),
-                "weights": _form(weights),
-                "parameters": _form(parameters),
+                "flops": flops,
+                "bytes": moved,
+                "weights": weights,
+                "parameters": parameters,
             },
-            "compute": _form(compute_form),
-            "memory": _form(memory_form),
+            "compute": compute_form,
+            "memory": memory_form,
             "overhead_s": overhead,
             "flops": flops_now,
             "bytes": bytes_now,
@@ -251,15 +251,16 @@ def _layers(
     ]  # fmt: skip
 
 
-_NOTHING = [0.0, 0.0, 0.0, 0.0]
 _ZERO: Form = {"constant": 0.0, "per_in": 0.0, "per_out": 0.0, "per_pair": 0.0}
 
 
-def _form(row: list[float]) -> Form:
-    if row == _NOTHING:
-        return _ZERO
-    constant, per_in, per_out, per_pair = row
-    return {"constant": constant, "per_in": per_in, "per_out": per_out, "per_pair": per_pair}
+def _forms(table: FloatArray) -> list[Form]:
+    return [
+        {"constant": constant, "per_in": per_in, "per_out": per_out, "per_pair": per_pair}
+        if constant or per_in or per_out or per_pair
+        else _ZERO
+        for constant, per_in, per_out, per_pair in table.tolist()
+    ]
 
 
 def _whole(times: float) -> float:

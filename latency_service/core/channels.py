@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import NamedTuple
 
 import numpy as np
@@ -190,6 +191,7 @@ def roots(count: int, ties: list[tuple[IdArray, IdArray]]) -> IdArray:
     return parent
 
 
+@lru_cache(maxsize=4096)
 def scramble(number: int) -> int:
     """A 64-bit number that looks random (the finaliser of SplitMix64, Steele et al., 2014)."""
     mask = (1 << 64) - 1
@@ -267,8 +269,8 @@ def partition(tracker: Tracker, arrays: list[IdArray]) -> Partition:
     return Partition(
         group_of_unit[unit_of],
         index_of_unit[unit_of],
-        tuple(int(size) for size in sizes[:seen]),
-        tuple(bool(flag) for flag in prunable[:seen]),
+        tuple(sizes[:seen].astype(np.int64).tolist()),
+        tuple(prunable[:seen].tolist()),
     )
 
 
@@ -307,6 +309,29 @@ def _apart(units: IdArray, free: npt.NDArray[np.bool_], axis: int) -> int:
     slabs = np.moveaxis(labels, axis, 0).reshape(units.shape[axis], -1)
     root = roots(int(labels.max()) + 1, [(slabs[:, :1], slabs)])
     return np.setdiff1d(root[labels], root[labels[~free]]).size
+
+
+def whole_groups(part: Partition, arrays: list[IdArray]) -> dict[int, int]:
+    """The group of each array that holds all its channels, once and in order, by `id(array)`.
+
+    Most arrays of most networks are of this kind, so that nobody has to look at them one by one.
+    """
+    arrays = [array for array in arrays if array.size]
+    if not arrays:
+        return {}
+    flat = np.concatenate([array.reshape(-1) for array in arrays])
+    lengths = np.array([array.size for array in arrays])
+    starts = np.cumsum(lengths) - lengths
+    groups = part.group_of.take(flat)
+    first = groups.take(starts)
+    in_order = part.index_of.take(flat) == np.arange(flat.size) - np.repeat(starts, lengths)
+    in_order &= groups == np.repeat(first, lengths)
+    whole = np.logical_and.reduceat(in_order, starts)
+    return {
+        id(array): group
+        for array, group, fits in zip(arrays, first.tolist(), whole.tolist(), strict=True)
+        if fits and group < len(part.sizes) and array.size == part.sizes[group]
+    }
 
 
 Share = tuple[tuple[int, float], ...]
@@ -355,13 +380,7 @@ def runs(part: Partition, ids: IdArray, along: int | None = None) -> tuple[Run, 
     ids = ids.reshape(-1)
     groups = part.group_of.take(ids)
     found: list[Run] = []
-    first = int(groups[0])
-    alone = not np.count_nonzero(groups != first)
-    if alone and first < len(part.sizes) and groups.size == part.sizes[first]:
-        channels = part.index_of.take(ids)
-        if not np.count_nonzero(channels[1:] <= channels[:-1]):
-            return (Run(first, 0, 1, 1),)
-    for group in (first,) if alone else dict.fromkeys(groups.tolist()):
+    for group in dict.fromkeys(groups.tolist()):
         if group >= len(part.sizes):
             continue  # ids that no tensor holds are nobody's
         positions = np.nonzero(groups == group)[0]

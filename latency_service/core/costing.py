@@ -23,6 +23,7 @@ from latency_service.core.channels import (
     partition,
     runs,
     shares,
+    whole_groups,
 )
 from latency_service.core.costs import (
     CostModel,
@@ -94,7 +95,8 @@ class _Builder:
         if self.pruning.force_group and self._force(part):
             part = self._partition(arrays)
         while True:
-            maker = RowMaker(part, self.views)
+            whole = whole_groups(part, arrays)
+            maker = RowMaker(part, whole, self.views)
             rows = [maker.row(node) for node in nodes]
             conflicts = [ids for row in rows for ids in row.conflicts]
             if not conflicts:
@@ -104,7 +106,7 @@ class _Builder:
             part = partition(tracker, arrays)
         if self.fusion is not None:
             self._fuse(rows, maker, self.fusion)
-        return self._assemble(rows, part)
+        return self._assemble(rows, part, whole)
 
     def _partition(self, arrays: list[IdArray]) -> Partition:
         part = partition(self.tracker, arrays)
@@ -231,7 +233,7 @@ class _Builder:
 
     # --- all layers ----------------------------------------------------------------------------
 
-    def _assemble(self, rows: list[Row], part: Partition) -> CostModel:
+    def _assemble(self, rows: list[Row], part: Partition, whole: dict[int, int]) -> CostModel:
         nodes = self.network.nodes
         groups = len(part.sizes)
         flops: list[BilinearForm] = []
@@ -246,8 +248,8 @@ class _Builder:
             parameters.append(node.learned if kernel is ZERO else kernel.plus(node.learned))
             self.assumptions += row.notes
         return CostModel(
-            names=tuple(node.name for node in nodes),
-            ops=tuple(node.layer.op for node in nodes),
+            names=tuple([node.name for node in nodes]),
+            ops=tuple([node.layer.op for node in nodes]),
             free=np.array([row.free for row in rows], dtype=bool),
             assumed=np.array([node.op.name == "unknown" for node in nodes], dtype=bool),
             flops=_table(flops),
@@ -256,15 +258,15 @@ class _Builder:
             parameters=_table(parameters),
             read_times=_times([row.reads for row in rows], groups),
             write_times=_times([row.writes for row in rows], groups),
-            reads=tuple(row.reads for row in rows),
-            writes=tuple(row.writes for row in rows),
-            rate_dtype=tuple(_rate_dtype(node) for node in nodes),
-            groups=self._groups(part),
+            reads=tuple([row.reads for row in rows]),
+            writes=tuple([row.writes for row in rows]),
+            rate_dtype=tuple([_rate_dtype(n) if n.op.contraction else None for n in nodes]),
+            groups=self._groups(part, whole),
             dtype=self.network.dtype,
             batch_size=self.network.batch_size,
             assumptions=tuple(dict.fromkeys(self.assumptions)),
-            fused_into=tuple(row.fused_into for row in rows),
-            fuses=tuple(tuple(row.fuses) for row in rows),
+            fused_into=tuple([row.fused_into for row in rows]),
+            fuses=tuple([tuple(row.fuses) for row in rows]),
             kernels=None if self.efficiency is None else self._kernels(rows),
         )
 
@@ -278,17 +280,18 @@ class _Builder:
             self.efficiency.layout,
         )
 
-    def _groups(self, part: Partition) -> tuple[Group, ...]:
+    def _groups(self, part: Partition, whole: dict[int, int]) -> tuple[Group, ...]:
         members: list[list[Member]] = [[] for _ in part.sizes]
-        cache: dict[tuple[int, int | None], tuple[Run, ...]] = {}
-        for place in self.tracker.places:
-            key = id(place.ids), place.along
-            found = cache.get(key)
+        known: dict[tuple[int, int | None], tuple[Run, ...]] = {
+            (array, None): (Run(group, 0, 1, 1),) for array, group in whole.items()
+        }
+        for node, role, axis, ids, along in self.tracker.places:
+            key = id(ids), along
+            found = known.get(key)
             if found is None:
-                found = cache[key] = runs(part, place.ids, place.along)
+                found = known[key] = runs(part, ids, along)
             for run in found:
-                if run.group < len(members):
-                    members[run.group].append(Member(place.node.name, place.role, place.axis, run))
+                members[run.group].append(Member(node.name, role, axis, run))
         return tuple(
             Group(f"g{index}", size, part.prunable[index], tuple(members[index]))
             for index, size in enumerate(part.sizes)
@@ -303,15 +306,14 @@ def _table(forms: list[BilinearForm]) -> FloatArray:
 
 def _times(held: list[Share], groups: int) -> FloatArray:
     """(L, G) how often each layer holds each channel of each group."""
-    table = np.zeros((len(held), groups))
-    layers = [layer for layer, share in enumerate(held) for _ in share]
-    places = [group for share in held for group, _ in share]
-    np.add.at(table, (layers, places), [times for share in held for _, times in share])
-    return table
+    cells = [layer * groups + group for layer, share in enumerate(held) for group, _ in share]
+    times = [times for share in held for _, times in share]
+    table: FloatArray = np.zeros(len(held) * groups)
+    if cells:
+        table += np.bincount(cells, times, table.size)
+    return table.reshape(len(held), groups)
 
 
-def _rate_dtype(node: Node) -> str | None:
-    if not node.op.contraction:
-        return None
+def _rate_dtype(node: Node) -> str:
     data = node.x.dtype if node.inputs and node.inputs[0] is not None else node.dtype
     return data if data in FLOATING else RATE_DTYPE.get(data, data)

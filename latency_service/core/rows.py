@@ -40,13 +40,14 @@ class RowMaker:
     """Costs layers one by one, under one partition of the channels.
 
     Args:
+        whole: the arrays that hold one group (`channels.whole_groups`).
         views: operators that this runtime gives away.
     """
 
-    def __init__(self, part: Partition, views: tuple[str, ...]) -> None:
+    def __init__(self, part: Partition, whole: dict[int, int], views: tuple[str, ...]) -> None:
         self.part = part
         self.views = views
-        self._shares: dict[int, Share] = {}
+        self._shares: dict[int, Share] = {array: ((group, 1.0),) for array, group in whole.items()}
 
     def share(self, ids: IdArray) -> Share:
         """(group, times) of an id array."""

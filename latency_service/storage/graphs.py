@@ -9,8 +9,9 @@ from __future__ import annotations
 import re
 import threading
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime, timedelta
+from typing import NamedTuple
 
 from sqlalchemy import Connection, Engine, bindparam, delete, func, select, update
 from sqlalchemy.dialects import postgresql, sqlite
@@ -25,6 +26,7 @@ _INSERT = {
     "postgresql": postgresql.insert(graphs).on_conflict_do_nothing().returning(graphs.c.graph_id),
 }
 _BODY = select(graphs.c.body).where(graphs.c.graph_id == bindparam("wanted"))
+_THERE = select(graphs.c.graph_id).where(graphs.c.graph_id.in_(bindparam("wanted", expanding=True)))
 _USED_AT = select(graphs.c.used_at).where(graphs.c.graph_id == bindparam("wanted"))
 _COUNT = select(func.count()).select_from(graphs)
 
@@ -33,6 +35,20 @@ _TOUCH_EVERY = timedelta(minutes=1)
 
 # 59 KB of layers: a fifteenth of the size in 0.07 ms; the default level takes 0.24 ms for little.
 _COMPRESSION_LEVEL = 1
+
+
+class StoredGraph(NamedTuple):
+    """A graph that is to be kept.
+
+    Attributes:
+        graph_id: the SHA-256 of its canonical form, as "sha256:<hex>".
+        canonical_text: what `GraphStore.get` gives back.
+        layers: how many it has.
+    """
+
+    graph_id: str
+    canonical_text: str
+    layers: int
 
 
 class GraphStore:
@@ -60,43 +76,51 @@ class GraphStore:
         self._touched_lock = threading.Lock()
 
     def put(self, graph_id: str, canonical_text: str, layers: int) -> bool:
-        """Keep a graph, dropping the least recently used ones over the cap.
+        """Keep one graph, as `put_all`; tells whether it is new."""
+        return bool(self.put_all([StoredGraph(graph_id, canonical_text, layers)]))
+
+    def put_all(self, wanted: Sequence[StoredGraph]) -> set[str]:
+        """Keep graphs, all or none, dropping the least recently used ones over the cap.
 
         Putting one that is there does not count as use: `touch` does.
 
-        Args:
-            graph_id: the SHA-256 of its canonical form, as "sha256:<hex>".
-            canonical_text: what `get` gives back.
-            layers: how many it has.
-
         Returns:
-            Whether it is new.
+            The ids of those that are new.
 
         Raises:
-            ValueError: if `graph_id` is malformed.
+            ValueError: if a `graph_id` is malformed, or there are more graphs than the cap.
         """
-        if not _GRAPH_ID.fullmatch(graph_id):
-            raise ValueError(f"graph id {graph_id!r} is not 'sha256:' and 64 hexadecimal digits")
+        for graph in wanted:
+            if not _GRAPH_ID.fullmatch(graph.graph_id):
+                raise ValueError(
+                    f"graph id {graph.graph_id!r} is not 'sha256:' and 64 hexadecimal digits"
+                )
+        if len(wanted) > self._max_graphs:
+            raise ValueError(f"{len(wanted)} graphs at once, and room for {self._max_graphs}")
         with reading(self._engine) as connection:
-            if connection.execute(_USED_AT, {"wanted": graph_id}).first() is not None:
-                return False
-        text = canonical_text.encode()
+            rows = connection.execute(_THERE, {"wanted": [graph.graph_id for graph in wanted]})
+            there = set(rows.scalars())
+        new = [self._row(graph) for graph in wanted if graph.graph_id not in there]
+        if not new:
+            return set()
+        with writing(self._engine) as connection:
+            # Somebody else may have put one in the meantime.
+            created = set(connection.execute(_INSERT[self._engine.dialect.name], new).scalars())
+            if created and _count(connection) > self._max_graphs:
+                self._evict(connection, keep=created)
+        return created
+
+    def _row(self, graph: StoredGraph) -> dict[str, object]:
+        text = graph.canonical_text.encode()
         now = self._clock()
-        row = {
-            "graph_id": graph_id,
+        return {
+            "graph_id": graph.graph_id,
             "body": zlib.compress(text, _COMPRESSION_LEVEL),
-            "layers": layers,
+            "layers": graph.layers,
             "size_bytes": len(text),
             "created_at": now,
             "used_at": now,
         }
-        with writing(self._engine) as connection:
-            # Somebody else may have put it in the meantime.
-            insertion = _INSERT[self._engine.dialect.name]
-            created = connection.execute(insertion, row).first() is not None
-            if created and _count(connection) > self._max_graphs:
-                self._evict(connection, keep=graph_id)
-        return created
 
     def get(self, graph_id: str) -> str:
         """The canonical text of a graph.
@@ -148,7 +172,7 @@ class GraphStore:
         with reading(self._engine) as connection:
             return _count(connection)
 
-    def _evict(self, connection: Connection, keep: str) -> None:
+    def _evict(self, connection: Connection, keep: set[str]) -> None:
         lock_for_all(connection, LOCK_GRAPHS)
         # Counted again: while this one waited, another may have made room.
         surplus = _count(connection) - self._max_graphs
@@ -156,7 +180,7 @@ class GraphStore:
             return
         oldest = (
             select(graphs.c.graph_id)
-            .where(graphs.c.graph_id != keep)
+            .where(graphs.c.graph_id.not_in(keep))
             .order_by(graphs.c.used_at, graphs.c.graph_id)
             .limit(surplus)
         )

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Hashable, Mapping
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TypedDict
+from typing import NamedTuple, TypedDict
 
 from latency_service.core.answer import Costs, costs_on
 from latency_service.core.bind import resolve
@@ -18,6 +18,8 @@ from latency_service.core.graph import LayerGraph, graph_from_json
 from latency_service.core.profile import Profile, Revision
 from latency_service.core.roofline import latency_model
 from latency_service.core.scoring import structure
+from latency_service.storage.graphs import StoredGraph
+from latency_service.storage.profiles import Catalogue
 from latency_service.usecases.workbench import Workbench
 
 MODELS = ("roofline", "calibrated")
@@ -66,6 +68,13 @@ class Coefficients(Costs):
     math: str
     model: str
     fusion: str
+
+
+class Costed(NamedTuple):
+    """An answer, and the graph that is to be kept before the answer goes out."""
+
+    answer: Coefficients
+    graph: Addressed
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,13 +129,20 @@ def address(bench: Workbench, source: LayerGraph | str, binding: Binding) -> Add
 
 def keep(bench: Workbench, found: Addressed) -> bool:
     """Store a graph that came with a request; tells whether it is new."""
-    if found.text is None:
-        return False
-    bench.parsed.put(found.graph_id, found.graph)
-    created = bench.graphs.put(found.graph_id, found.text, found.graph.layer_count)
-    if not created:
-        bench.graphs.touch(found.graph_id)
-    return created
+    return keep_all(bench, [found])[0]
+
+
+def keep_all(bench: Workbench, graphs: Sequence[Addressed]) -> list[bool]:
+    """Store the graphs of several requests, all or none; tells of each whether it is new."""
+    sent: dict[str, StoredGraph] = {}
+    for found in graphs:
+        if found.text is not None:
+            bench.parsed.put(found.graph_id, found.graph)
+            sent[found.graph_id] = StoredGraph(found.graph_id, found.text, found.graph.layer_count)
+    created = bench.graphs.put_all(list(sent.values())) if sent else set[str]()
+    for known in sent.keys() - created:
+        bench.graphs.touch(known)
+    return [found.graph_id in created for found in graphs]
 
 
 def stored_graph(bench: Workbench, address: str) -> LayerGraph:
@@ -147,13 +163,23 @@ def coefficients(bench: Workbench, request: Request) -> Coefficients:
 
     A graph that came with the request is stored once everything about it has proved right.
     """
-    revision = find_revision(bench, request.device, request.runtime, request.revision)
+    found = cost(bench, bench.catalogue(), request)
+    keep(bench, found.graph)
+    return found.answer
+
+
+def cost(bench: Workbench, catalogue: Catalogue, request: Request) -> Costed:
+    """The same with nothing stored.
+
+    The database is asked only for what the request names: a stored graph, a revision.
+    """
+    revision = find_revision(bench, catalogue, request.device, request.runtime, request.revision)
     kind, fusion = choose(revision.profile, request.model, request.fusion)
     found = address(bench, request.graph, request.binding)
     costs = costed(bench, found, request.binding, request.pruning, revision.profile, kind, fusion)
     model = latency_model(costs, revision.profile, request.math, kind == "calibrated")
     answer: Coefficients = {
-        "device": device_used(bench, request.device, revision),
+        "device": device_used(catalogue, request.device, revision),
         "graph_id": found.graph_id,
         "batch_size": costs.batch_size,
         "dtype": costs.dtype,
@@ -162,11 +188,10 @@ def coefficients(bench: Workbench, request: Request) -> Coefficients:
         "fusion": fusion,
         **costs_on(model, structure(costs, request.alive)),
     }
-    keep(bench, found)
-    return answer
+    return Costed(answer, found)
 
 
-def device_used(bench: Workbench, requested: str, revision: Revision) -> DeviceUsed:
+def device_used(catalogue: Catalogue, requested: str, revision: Revision) -> DeviceUsed:
     """The part of an answer that says which numbers it rests on."""
     return {
         "name": revision.device,
@@ -175,12 +200,16 @@ def device_used(bench: Workbench, requested: str, revision: Revision) -> DeviceU
         "revision": revision.revision,
         "digest": revision.digest,
         "origin": revision.origin,
-        "runtimes": sorted(bench.catalogue().runtimes(revision.device)),
+        "runtimes": sorted(catalogue.runtimes(revision.device)),
     }
 
 
 def find_revision(
-    bench: Workbench, device: str, runtime: str | None, revision: str | None
+    bench: Workbench,
+    catalogue: Catalogue,
+    device: str,
+    runtime: str | None,
+    revision: str | None,
 ) -> Revision:
     """The revision that a request means.
 
@@ -189,7 +218,6 @@ def find_revision(
         UnknownRevisionError: if it has no such revision, or none for the runtime.
         OptionError: if the revision named is of another runtime than the one named.
     """
-    catalogue = bench.catalogue()
     slug = catalogue.resolve(device)
     if revision is None:
         return catalogue.latest(slug, runtime) if runtime else catalogue.default(slug)

@@ -81,17 +81,18 @@ def scores(bench: Workbench, request: ScoreRequest) -> Scores:
         raise OptionError("devices names no device")
     if request.revision is not None and len(request.devices) > 1:
         raise OptionError("revision pins one device's profile; name one device with it")
+    catalogue = bench.catalogue()
     graph = address(bench, request.graph, request.binding)
     models: list[LatencyModel] = []
     used: list[DeviceUsed] = []
     for device in request.devices:
-        revision = find_revision(bench, device, request.runtime, request.revision)
+        revision = find_revision(bench, catalogue, device, request.runtime, request.revision)
         kind, fusion = choose(revision.profile, request.model, request.fusion)
         costs = costed(
             bench, graph, request.binding, request.pruning, revision.profile, kind, fusion
         )
         models.append(latency_model(costs, revision.profile, request.math, kind == "calibrated"))
-        used.append(device_used(bench, device, revision))
+        used.append(device_used(catalogue, device, revision))
     costs = models[0].costs
     counts = scoring.structures(costs, request.groups, np.asarray(request.alive, dtype=np.float64))
     found: Scores = {"devices": used, "graph_id": graph.graph_id}

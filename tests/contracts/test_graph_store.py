@@ -11,7 +11,7 @@ from sqlalchemy import Engine, select
 
 from latency_service.core.errors import UnknownGraphError
 from latency_service.storage.engine import reading, writing
-from latency_service.storage.graphs import GraphStore
+from latency_service.storage.graphs import GraphStore, StoredGraph
 from latency_service.storage.tables import graphs
 
 
@@ -53,6 +53,34 @@ class TestGraphStore:
         assert not store.put(graph_id, text, layers=3)
         assert store.get(graph_id) == text
         assert store.count() == 1
+
+    def test_several_are_put_at_once_and_the_new_ones_told(self, engine: Engine):
+        store = GraphStore(engine)
+        store.put(*graph(2), layers=1)
+
+        created = store.put_all([StoredGraph(*graph(n), layers=n) for n in (1, 2, 3)])
+
+        assert created == {graph(1)[0], graph(3)[0]}
+        assert [store.get(graph(n)[0]) for n in (1, 2, 3)] == [graph(n)[1] for n in (1, 2, 3)]
+        assert store.put_all([]) == set()
+
+    def test_if_one_of_several_is_malformed_none_is_put(self, engine: Engine):
+        store = GraphStore(engine)
+        with pytest.raises(ValueError, match="hexadecimal"):
+            store.put_all([StoredGraph(*graph(1), layers=1), StoredGraph("sha256:x", "{}", 1)])
+        assert store.count() == 0
+
+    def test_several_at_once_stay_even_if_that_drops_all_others(self, engine: Engine, clock: Clock):
+        store = GraphStore(engine, max_graphs=2, clock=clock)
+        store.put(*graph(0), layers=1)
+        store.put(*graph(1), layers=1)
+        clock.tick(-1000)
+        store.put_all([StoredGraph(*graph(n), layers=1) for n in (2, 3)])
+        assert store.count() == 2
+        assert store.get(graph(2)[0]) == graph(2)[1]
+        assert store.get(graph(3)[0]) == graph(3)[1]
+        with pytest.raises(ValueError, match="3 graphs at once, and room for 2"):
+            store.put_all([StoredGraph(*graph(n), layers=1) for n in (4, 5, 6)])
 
     def test_an_unknown_graph_says_to_send_it_again(self, engine: Engine):
         with pytest.raises(UnknownGraphError, match="Send the graph again"):

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Hashable
-from typing import Any
+from collections.abc import Awaitable, Callable, Hashable
+from typing import Any, NamedTuple
 
 import orjson
 from fastapi import APIRouter, Depends, Request
@@ -12,17 +12,20 @@ from starlette.datastructures import QueryParams
 from starlette.responses import Response
 
 from latency_service.api import bodies
-from latency_service.api.dependencies import Bench, may_read
+from latency_service.api.dependencies import Bench, GraphKeeper, may_read
+from latency_service.api.keeper import Keeper
 from latency_service.api.options import Options, from_query, validated
 from latency_service.api.problems import problems
 from latency_service.api.schemas import CoefficientsOut
-from latency_service.api.turns import in_turn
+from latency_service.api.turns import in_turn, on_the_loop
 from latency_service.core import errors
 from latency_service.core.graph import LayerGraph
 from latency_service.ingest import read_network
 from latency_service.ingest.layer_graph import parse_layer_graph
+from latency_service.storage.profiles import Catalogue
 from latency_service.usecases import Request as CoefficientsRequest
-from latency_service.usecases import Workbench, coefficients
+from latency_service.usecases import Workbench
+from latency_service.usecases.coefficients import Addressed, cost
 from latency_service.usecases.workbench import Remembered
 
 router = APIRouter(prefix="/v1", tags=["coefficients"], dependencies=[Depends(may_read)])
@@ -43,6 +46,9 @@ ERRORS = problems(
     errors.DatabaseError,
 )
 
+# A layer graph of 350 layers or so: some 20 ms, for which other requests wait.
+SHORT_BYTES = 128 * 1024
+
 _GRAPH_REF = {"$ref": "#/components/schemas/CoefficientsIn"}
 _BODY = {
     "required": True,
@@ -58,7 +64,7 @@ _BODY = {
     responses={200: {"model": CoefficientsOut}, **ERRORS},
     openapi_extra={"requestBody": _BODY},
 )
-async def post_coefficients(request: Request, bench: Bench) -> Response:
+async def post_coefficients(request: Request, bench: Bench, keeper: GraphKeeper) -> Response:
     """Per-layer latency coefficients and channel groups of a graph on a device.
 
     The graph is sent as JSON, named by its `graph_id`, or sent as an ONNX file
@@ -66,32 +72,58 @@ async def post_coefficients(request: Request, bench: Bench) -> Response:
     """
     kind = bodies.require(bodies.media_type(request), bodies.JSON, bodies.OCTETS)
     body = await read_body(request, bench, kind)
+    catalogue = await current_catalogue(bench)
     if kind == bodies.OCTETS:
-        found = await in_turn(answer, bench, kind, body, request.query_params)
+        found = await in_turn(answer, bench, catalogue, kind, body, request.query_params)
+        await keeper.keep(found.graph)
         return Response(found.body, media_type=bodies.JSON)
     known = await recall(
         bench,
+        keeper,
+        catalogue,
         hashlib.sha256(body).digest(),
-        lambda: answer(bench, kind, body, request.query_params),
+        lambda: answer(bench, catalogue, kind, body, request.query_params),
+        on_the_loop if _is_short(body) else in_turn,
     )
     return Response(known.body, media_type=bodies.JSON)
 
 
+def _is_short(body: bytes) -> bool:
+    """Whether an answer is milliseconds of arithmetic, and nothing is looked up for it."""
+    return len(body) <= SHORT_BYTES and b'"graph_id"' not in body and b'"revision"' not in body
+
+
+async def current_catalogue(bench: Workbench) -> Catalogue:
+    """All devices, from memory as long as that is fresh."""
+    found = bench.fresh_catalogue()
+    return await in_turn(bench.catalogue) if found is None else found
+
+
+class Computed(NamedTuple):
+    """The bytes of an answer, and the graph that is to be kept before they go out."""
+
+    body: bytes
+    graph: Addressed
+
+
 async def recall(
-    bench: Workbench, question: Hashable, compute: Callable[[], Remembered]
+    bench: Workbench,
+    keeper: Keeper,
+    catalogue: Catalogue,
+    question: Hashable,
+    compute: Callable[[], Computed],
+    run: Callable[[Callable[[], Computed]], Awaitable[Computed]] = in_turn,
 ) -> Remembered:
     """The answer to a question, from memory where it was asked before.
 
     An answer is a function of the question and of the profiles there are.
     """
-    catalogue = bench.fresh_catalogue()
-    if catalogue is None:
-        catalogue = await in_turn(bench.catalogue)
     key = question, catalogue.epoch
     known = bench.answers.get(key)
     if known is None:
-        known = await in_turn(compute)
-        bench.answers.put(key, known)
+        found = await run(compute)
+        await keeper.keep(found.graph)
+        known = bench.answers.put(key, Remembered(found.body, found.graph.graph_id))
     elif known.is_due():
         await in_turn(bench.graphs.touch, known.graph_id)
     return known
@@ -106,7 +138,9 @@ async def read_body(request: Request, bench: Workbench, kind: str) -> bytes:
     return await bodies.read(request, most, setting)
 
 
-def answer(bench: Workbench, kind: str, body: bytes, query: QueryParams) -> Remembered:
+def answer(
+    bench: Workbench, catalogue: Catalogue, kind: str, body: bytes, query: QueryParams
+) -> Computed:
     """From the bytes of a request to the bytes of its answer."""
     if kind == bodies.OCTETS:
         document = from_query(query)
@@ -119,7 +153,7 @@ def answer(bench: Workbench, kind: str, body: bytes, query: QueryParams) -> Reme
         wanted = _device(document)
         options = validated(Options, document)
         graph = sent_or_named(sent, named)
-    return encode(bench, options.request(wanted, graph))
+    return encode(bench, catalogue, options.request(wanted, graph))
 
 
 def _device(document: dict[str, Any]) -> str:
@@ -155,10 +189,10 @@ def parsed(graph: Any) -> LayerGraph:
     return parse_layer_graph(graph)
 
 
-def encode(bench: Workbench, request: CoefficientsRequest) -> Remembered:
+def encode(bench: Workbench, catalogue: Catalogue, request: CoefficientsRequest) -> Computed:
     """The answer as JSON."""
-    found = coefficients(bench, request)
-    return Remembered(orjson.dumps(found), found["graph_id"])
+    found = cost(bench, catalogue, request)
+    return Computed(orjson.dumps(found.answer), found.graph)
 
 
 @router.get(
@@ -184,15 +218,20 @@ def encode(bench: Workbench, request: CoefficientsRequest) -> Remembered:
         ]
     },
 )
-async def get_coefficients(graph_id: str, request: Request, bench: Bench) -> Response:
+async def get_coefficients(
+    graph_id: str, request: Request, bench: Bench, keeper: GraphKeeper
+) -> Response:
     """The same for a stored graph; the strong ETag changes when any byte of the answer does."""
     query = from_query(request.query_params)
     device = _device(query)
     options = validated(Options, query)
+    catalogue = await current_catalogue(bench)
     known = await recall(
         bench,
+        keeper,
+        catalogue,
         (graph_id, request.url.query),
-        lambda: encode(bench, options.request(device, graph_id)),
+        lambda: encode(bench, catalogue, options.request(device, graph_id)),
     )
     headers = {"ETag": known.etag, "Cache-Control": "no-cache"}
     if _matches(request.headers.get("if-none-match"), known.etag):
