@@ -5,7 +5,8 @@ latency_service/core/sweep.py does the same for many structures at once.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -30,6 +31,9 @@ _LEAST_SHARE = 0.3
 _STEPS_DOWN = 4
 # Standard deviation, in logarithms, of a network that stays in the nearer caches altogether.
 _NEAR_SPREAD = 0.25
+# And of one whose kernels were measured in another dtype: what is converted, and what a runtime
+# does not merge in its own dtype, is not known.
+_OTHER_DTYPE_SPREAD = 0.2
 # No interval is given where kernels that were not measured take a larger share than this.
 _MOST_UNKNOWN = 0.05
 
@@ -85,12 +89,24 @@ class Structure:
 
 
 class Predictor:
-    """A network's kernels on a calibrated device."""
+    """A network's kernels on a calibrated device.
 
-    def __init__(self, costs: CostModel, efficiency: Efficiency) -> None:
+    Args:
+        kernels_as: by dtype, the one whose kernels stand for its own where those are unknown.
+    """
+
+    def __init__(
+        self,
+        costs: CostModel,
+        efficiency: Efficiency,
+        kernels_as: Callable[[str], str] = lambda dtype: dtype,
+    ) -> None:
         assert costs.kernels is not None
         self.costs = costs
-        self.kernels = kernels = costs.kernels
+        own = costs.kernels.dtypes
+        charged = {dtype: kernels_as(dtype) for dtype in own}
+        self.replaced = {dtype: other for dtype, other in charged.items() if dtype != other}
+        self.kernels = kernels = replace(costs.kernels, dtypes=tuple([charged[d] for d in own]))
         self.efficiency = efficiency
         self.assigned = assign(kernels, efficiency)
         self._full_in, self._full_out, _ = live_counts(costs, costs.sizes)
@@ -122,7 +138,10 @@ class Predictor:
     @property
     def assumptions(self) -> tuple[str, ...]:
         """Which kernels are charged as something else, in words."""
-        said = []
+        said = [
+            f"{dtype} kernels were not measured on this device; charged like {other} ones"
+            for dtype, other in self.replaced.items()
+        ]
         for group in self.assigned:
             if group.exact:
                 continue
@@ -338,5 +357,7 @@ def interval_s(
         alike[key] = alike.get(key, 0.0) + seconds * spread
     own = sum(value * value for value in alike.values()) / total**2
     shared = predictor.efficiency.shared_spread**2 + (structure.near * _NEAR_SPREAD) ** 2
+    if predictor.replaced:
+        shared += _OTHER_DTYPE_SPREAD**2
     deviation = level_deviations * float(np.sqrt(own + shared))
     return total * float(np.exp(-deviation)), total * float(np.exp(deviation))

@@ -20,7 +20,7 @@ from typing import Any
 from latency_service.core.efficiency import Efficiency
 from latency_service.core.efficiency_json import efficiency_from_json, efficiency_to_json
 from latency_service.core.errors import MissingRateError, OptionError, ProfileError
-from latency_service.core.units import BYTES_PER_ELEMENT
+from latency_service.core.units import BYTES_PER_ELEMENT, FLOATING
 
 ORIGINS = {
     "datasheet": "the vendor's own document, or a reprint of its table",
@@ -191,6 +191,19 @@ class Profile:
             f"{dtype} tensors multiplied in {wanted}, nor a wider one. It has: "
             + ", ".join(f"dtype={rate.dtype} math={rate.math}" for rate in self.compute)
         )
+
+    def kernels_as(self, dtype: str) -> str:
+        """The dtype whose kernels stand for those on tensors of `dtype`.
+
+        Another one only where the runtime was given no rate for it: then it computes in a wider
+        one (onnxruntime on a CPU converts float16 once and goes on in float32).
+        """
+        if dtype not in FLOATING or any(rate.dtype == dtype for rate in self.compute):
+            return dtype
+        try:
+            return self.rate(dtype)[0].dtype
+        except MissingRateError:
+            return dtype
 
     def _default_assumption(self, chosen: ComputeRate) -> str | None:
         """Say so when the default multiplies in less than the tensors' own precision."""

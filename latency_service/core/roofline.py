@@ -69,7 +69,7 @@ def latency_model(
             assumptions += [why] if why else []
     predictor = None
     if calibrated and profile.efficiency is not None:
-        predictor = Predictor(costs, profile.efficiency)
+        predictor = Predictor(costs, profile.efficiency, profile.kernels_as)
         assumptions += predictor.assumptions
     rates = [by_dtype[dtype or costs.dtype] for dtype in costs.rate_dtype]
     layers = len(rates)

@@ -91,7 +91,7 @@ def validate(
             "choose --threads and --provider to match"
         )
     costs = cost_model(graph, binding, fusion=profile.fusion, efficiency=profile.efficiency)
-    predictor = Predictor(costs, profile.efficiency)
+    predictor = Predictor(costs, profile.efficiency, profile.kernels_as)
     structure = predictor.at(costs.sizes)
     predicted = float(structure.seconds.sum())
     low, high = interval_s(predictor, structure) or (None, None)
