@@ -44,8 +44,8 @@ class Settings:
     """
 
     units: int = 1
-    support: int = 256
-    learn_from: int = 320
+    support: int = 384
+    learn_from: int = 480
     resolution_s: float = 0.5e-6
 
 

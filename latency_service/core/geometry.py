@@ -59,7 +59,7 @@ Row = tuple[str, Geometry, tuple[Follows, ...]]
 
 RECURRENT = frozenset({"LSTM", "GRU", "RNN", "DynamicQuantizeLSTM"})
 # Their first input says nothing of what they write: indices of a learned table, codes, conditions.
-_AS_WRITTEN = frozenset({"DequantizeLinear", "Gather", "Where"})
+_AS_WRITTEN = frozenset({"DequantizeLinear", "Gather", "OneHot", "Where"})
 # They touch as much of their input as they write.
 _PICKS = frozenset({"Gather", "GatherElements", "GatherND", "Slice"})
 _CONVOLUTIONS = frozenset({"Conv", "FusedConv", "QLinearConv", "ConvInteger"})
@@ -330,7 +330,22 @@ def _transpose(node: Node) -> Inner:
         expected.pop()
     if not kept:
         return "/view", inner, 1
-    return ("" if inner > 1 else "/last"), inner, 1
+    if inner > 1:
+        return "", inner, 1
+    return ("/last" if _moves_one_axis(order) else "/scattered"), inner, 1
+
+
+def _moves_one_axis(order: Sequence[int]) -> bool:
+    """Whether one axis goes elsewhere and the others keep their order; sizes are not looked at.
+
+    Runtimes turn such tensors in tiles, all others element by element.
+    """
+    axes = range(len(order))
+    for moved in axes:
+        others = [axis for axis in order if axis != moved]
+        if others == [axis for axis in axes if axis != moved]:
+            return True
+    return False
 
 
 def _joined(node: Node) -> Inner:
@@ -384,6 +399,7 @@ _INNER: dict[str, Callable[[Node], Inner]] = {
     "SkipSimplifiedLayerNormalization": _from_axis,
     "Softmax": _axis,
     "LogSoftmax": _axis,
+    "QLinearSoftmax": _axis,
     **dict.fromkeys(_REDUCTIONS, _reduction),
     **dict.fromkeys(("MaxPool", "AveragePool", "LpPool", "QLinearAveragePool"), _pool),
     **dict.fromkeys(
@@ -399,4 +415,5 @@ _INNER: dict[str, Callable[[Node], Inner]] = {
     "Upsample": _resized,
     "Gather": _gathered,
     "Expand": _gathered,
+    "OneHot": _gathered,
 }

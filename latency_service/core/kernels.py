@@ -204,7 +204,7 @@ _ALIKE = {
     "SpaceToDepth": "Transpose", "PRelu": "LeakyRelu", "Where": "Add", "Cast": "Neg",
     "RNN": "GRU", "ReduceSumSquare": "ReduceSum", "ReduceL2": "ReduceSum", "ReduceL1": "ReduceSum",
     "ReduceProd": "ReduceSum", "DynamicQuantizeLSTM": "LSTM", "QLinearConcat": "Concat",
-    "ArgMax": "ReduceMax", "ArgMin": "ReduceMax",
+    "ArgMax": "ReduceMax", "ArgMin": "ReduceMax", "OneHot": "Where",
 }  # fmt: skip
 
 

@@ -17,7 +17,7 @@ from latency_service.core.wiring import Match, Wiring, activations
 _ON_INTEGERS = {
     "Conv": "QLinearConv", "MatMul": "QLinearMatMul", "Gemm": "QLinearMatMul",
     "Add": "QLinearAdd", "Mul": "QLinearMul", "Sigmoid": "QLinearSigmoid",
-    "LeakyRelu": "QLinearLeakyRelu", "Concat": "QLinearConcat",
+    "LeakyRelu": "QLinearLeakyRelu", "Concat": "QLinearConcat", "Softmax": "QLinearSoftmax",
     "AveragePool": "QLinearAveragePool", "GlobalAveragePool": "QLinearGlobalAveragePool",
     "MaxPool": "MaxPool", "Transpose": "Transpose", "Resize": "Resize",
     "DepthToSpace": "DepthToSpace",

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from tests.core.cases import FLOAT, Case, Cost, bias, check, data, features, image, learned
@@ -120,15 +122,17 @@ def skip_norm(op: str, vectors: int) -> Case:
     )
 
 
-def softmax(op: str) -> Case:
+def softmax(op: str, itemsize: int = FLOAT, **more: Any) -> Case:
     batch, length, channels = 2, 3, 5
+    dtype = {4: "float32", 1: "int8"}[itemsize]
     return Case(
         op,
-        [features("x", batch, length, channels)],
+        [features("x", batch, length, channels, dtype=dtype)],
         [(batch, length, channels)],
-        lambda: Cost(bytes=FLOAT * 2 * 2 * 3 * 5),
+        lambda: Cost(bytes=itemsize * 2 * 2 * 3 * 5),
         fixed=(channels,),
         label="over channels",
+        **more,
     )
 
 
@@ -202,6 +206,11 @@ CASES = [
     skip_norm("SkipSimplifiedLayerNormalization", vectors=1),
     *(softmax(op) for op in SOFTMAX),
     *(softmax_beside(op) for op in SOFTMAX),
+    softmax(
+        "QLinearSoftmax",
+        itemsize=1,
+        parameters=[learned("scale", 1), learned("zero_point", 1, dtype="int8")],
+    ),
     neighbours(),
     per_channel("MeanVarianceNormalization", vectors=0),
     mean_variance_over_channels(),

@@ -151,3 +151,17 @@ def test_products_that_share_what_was_quantised_quantise_once() -> None:
         ("end", "float32 Add"),
         ("rounded", "float32 DynamicQuantizeLinear"),
     ]
+
+
+def test_a_softmax_between_conversions_runs_on_integers() -> None:
+    softmax = layer("softmax", "Softmax", "d0") | {"attributes": {"axis": 1}}
+    costs = costed(
+        [to_integers("q0", "x"), to_numbers("d0", "q0"), softmax,
+         to_integers("q1", "softmax"), to_numbers("end", "q1")],
+        (1, CHANNELS, HEIGHT, WIDTH), "end",
+    )  # fmt: skip
+    assert sorted(kernels(costs)) == [
+        ("end", "float32 DequantizeLinear"),
+        ("q0", "float32 QuantizeLinear"),
+        ("softmax", "int8 QLinearSoftmax/strided"),
+    ]

@@ -42,6 +42,7 @@ _CONTRIB = frozenset({
     "FusedMatMul", "BiasGelu", "FastGelu", "QuickGelu", "SkipLayerNormalization", "QLinearAdd",
     "QLinearMul", "QLinearSigmoid", "QLinearLeakyRelu", "QLinearAveragePool",
     "QLinearGlobalAveragePool", "DynamicQuantizeMatMul", "MatMulIntegerToFloat",
+    "QLinearSoftmax", "DynamicQuantizeLSTM",
 })  # fmt: skip
 _TWO_OPERANDS = frozenset({"Add", "Sum", "Mul"})
 # Operands whose type is not the workload's: quantised activations are unsigned, weights signed.
@@ -57,6 +58,7 @@ _UNSIGNED = {
     **dict.fromkeys(
         (
             "QLinearSigmoid", "QLinearLeakyRelu", "QLinearAveragePool", "QLinearGlobalAveragePool",
+            "QLinearSoftmax",
         ),
         ("X", "x_zero_point", "y_zero_point"),
     ),
@@ -67,6 +69,10 @@ _OPERAND_TYPES = {
     **{(op, operand): "uint8" for op, operands in _UNSIGNED.items() for operand in operands},
     ("DynamicQuantizeMatMul", "B"): "int8", ("DynamicQuantizeMatMul", "b_zero_point"): "int8",
     ("QLinearConv", "B"): "int32", ("Where", "condition"): "bool",
+    **{
+        ("DynamicQuantizeLSTM", operand): "int8"
+        for operand in ("W", "R", "W_zero_point", "R_zero_point")
+    },
 }  # fmt: skip
 # Pools of quantised images, which the runtime turns so that channels come last: what they run as,
 # and how they are told.
@@ -198,6 +204,8 @@ class _Builder:
         dtype = _OPERAND_TYPES.get((self.work.op, operand), self.work.dtype)
         if operand.endswith("_scale"):
             return np.full(shape, 0.02, dtype=np.float32)
+        if operand == "sequence_lens":
+            return np.full(shape, self.work.inputs[0][0], dtype=np.int32)
         if operand.endswith("_zero_point"):
             return np.zeros(shape, dtype=NUMPY[dtype])
         if (self.work.op, operand) == ("Pow", "B") and learned and not shape:

@@ -76,7 +76,7 @@ FAMILIES: tuple[Family, ...] = (
     Family("layer normalisation", layer_normalisation, 2.5),
     Family("addition and layer normalisation", skip_layer_normalisation, 1.5),
     Family("instance normalisation", instance_normalisation, 1),
-    Family("softmax", softmax, 3),
+    Family("softmax", softmax, 3.5),
     *(Family(op, unary(op), 1.5) for op in ("Relu", "Sigmoid", "Tanh", "Gelu", "HardSwish", "Erf")),
     *(
         Family(op, unary(op), 0.7)
@@ -91,10 +91,10 @@ FAMILIES: tuple[Family, ...] = (
     Family("max pooling", pool("MaxPool"), 2),
     Family("average pooling", pool("AveragePool"), 1.5),
     Family("global average pooling", global_pool, 1.5),
-    Family("ReduceMean", reduction("ReduceMean"), 2),
-    Family("ReduceSum", reduction("ReduceSum"), 1),
-    Family("ReduceMax", reduction("ReduceMax"), 0.7),
-    Family("transpose", transpose, 4),
+    Family("ReduceMean", reduction("ReduceMean"), 2.5),
+    Family("ReduceSum", reduction("ReduceSum"), 1.3),
+    Family("ReduceMax", reduction("ReduceMax"), 1),
+    Family("transpose", transpose, 4.5),
     Family("concat", concat, 2),
     Family("split", split, 2),
     Family("slice", half, 1.5),

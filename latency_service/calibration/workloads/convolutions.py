@@ -4,7 +4,15 @@ from __future__ import annotations
 
 import math
 
-from latency_service.calibration.workloads.shapes import Rng, batch_size, channels, fits, size
+from latency_service.calibration.workloads.shapes import (
+    LARGE_FLOPS,
+    MOST_FLOPS,
+    Rng,
+    batch_size,
+    channels,
+    fits,
+    size,
+)
 from latency_service.core.sample import Workload
 
 
@@ -16,9 +24,10 @@ def _convolution(
     dilation: int = 1,
     first: bool = False,
 ) -> Workload:
+    large = rng.random() < 0.03
     while True:
         n = batch_size(rng)
-        height = size(rng)
+        height = size(rng, 56 if large else 4)
         width = height if rng.random() < 0.7 else size(rng)
         if first:
             channels_in, height = int(rng.choice([1, 3, 3, 3, 4])), size(rng, 56, 160) * 2
@@ -31,7 +40,7 @@ def _convolution(
             group = int(rng.choice([2, 3, 4, 8, 16, 32]))
             channels_in = filters = group * per_group
         else:
-            channels_in, filters, group = channels(rng, 16, 1536), channels(rng, 8, 1536), 1
+            channels_in, filters, group = channels(rng, 16, 1536), _filters(rng), 1
         tall, wide = (dilation * (k - 1) + 1 for k in kernel)
         pads = [(tall - 1) // 2, (wide - 1) // 2] * 2
         high_out = (height + pads[0] + pads[2] - tall) // stride + 1
@@ -52,8 +61,13 @@ def _convolution(
             outputs=((n, filters, high_out, wide_out),),
         )
         flops = 2.0 * n * high_out * wide_out * filters * channels_in / group * math.prod(kernel)
-        if fits(work, flops):
+        if fits(work, flops, LARGE_FLOPS if large else MOST_FLOPS):
             return work
+
+
+def _filters(rng: Rng, low: int = 8, high: int = 1536) -> int:
+    """Now and then as few as the maps that a detector or a segmentation ends in."""
+    return int(rng.integers(1, 8)) if rng.random() < 0.12 else channels(rng, low, high)
 
 
 def pointwise(rng: Rng) -> Workload:
@@ -89,10 +103,19 @@ def spatial(rng: Rng) -> Workload:
         (1, 3),
         (3, 1),
         (2, 2),
+        _window(rng),
     ]
     stride = 2 if rng.random() < 0.2 else 1
     dilation = 2 if rng.random() < 0.05 else 1
     return _convolution(rng, kernel[rng.integers(len(kernel))], stride, "dense", dilation)
+
+
+def _window(rng: Rng) -> tuple[int, int]:
+    """Wide ones, square or not, as over spectrograms."""
+    tall, wide = (
+        int(k) for k in rng.choice([3, 5, 7, 9, 15, 39], 2, p=[0.3, 0.25, 0.2, 0.1, 0.1, 0.05])
+    )
+    return tall, wide
 
 
 def first(rng: Rng) -> Workload:
@@ -148,7 +171,7 @@ def one_dimension(rng: Rng) -> Workload:
             int(rng.choice([32, 64, 100, 128, 200, 256, 400, 512, 1000, 3000])),
             int(rng.choice([1, 3, 3, 5, 7, 9, 15])),
         )
-        inside, filters = channels(rng, 16, 512), channels(rng, 16, 512)
+        inside, filters = channels(rng, 16, 512), _filters(rng, 16, 512)
         if rng.random() < 0.2:
             work = _first_along_time(rng)
             if fits(work, _flops(work)):
@@ -170,15 +193,21 @@ def one_dimension(rng: Rng) -> Workload:
             return work
 
 
+# (window, step): of learned front ends, of halvings, of spectra.
+_ALONG_SOUND = (
+    (80, 4), (80, 16), (64, 8), (25, 5), (10, 5), (16, 8), (256, 2), (256, 64), (400, 160),
+)  # fmt: skip
+
+
 def _first_along_time(rng: Rng) -> Workload:
     """Wide windows in large steps over the samples of a sound, or narrow ones over its bands."""
     if rng.random() < 0.6:
         length, inside = int(rng.choice([4000, 8000, 16000, 24000, 32000])), int(rng.choice([1, 2]))
-        kernel, stride = [(80, 4), (80, 16), (64, 8), (25, 5), (10, 5), (16, 8)][rng.integers(6)]
+        kernel, stride = _ALONG_SOUND[rng.integers(len(_ALONG_SOUND))]
     else:
         length, inside = int(rng.choice([100, 200, 400, 1000, 3000])), int(rng.choice([40, 64, 80]))
         kernel, stride = int(rng.choice([3, 5])), int(rng.choice([1, 2]))
-    filters = channels(rng, 16, 512)
+    filters = _filters(rng, 16, 512)
     pad = kernel // 2 if rng.random() < 0.5 else 0
     out = (length + 2 * pad - kernel) // stride + 1
     return Workload(

@@ -39,12 +39,23 @@ def binary(op: str) -> Make:
         if how < 0.6:
             image = image_shape(rng)
             return Workload(op, (image, (image[0], image[1], 1, 1)), outputs=(image,))
+        if how < 0.66:
+            return _short_runs(op, rng)
         rows = sequence_shape(rng)
         if how < 0.8:
             return Workload(op, (rows, rows[-1:]), learned=(1,), outputs=(rows,))
         return Workload(op, (rows, ()), learned=(1,), outputs=(rows,))
 
     return make
+
+
+def _short_runs(op: str, rng: Rng) -> Workload:
+    """A factor for every few elements: complex numbers, boxes, channels that stand last."""
+    while True:
+        shape = 1, int(rng.choice(TOKENS)), channels(rng, 4, 512), int(rng.integers(2, 17))
+        if math.prod(shape) <= 500_000:
+            other = (1, 1, shape[2], 1) if rng.random() < 0.5 else (*shape[:3], 1)
+            return Workload(op, (shape, other), outputs=(shape,))
 
 
 def batch_normalisation(rng: Rng) -> Workload:
@@ -94,8 +105,19 @@ def instance_normalisation(rng: Rng) -> Workload:
 
 
 def softmax(rng: Rng) -> Workload:
-    """Over the keys of every query."""
+    """Over the keys of every query; now and then over an axis that is not the last."""
     while True:
+        if rng.random() < 0.15:
+            classes = int(rng.choice([2, 4, 16, 19, 21, 64]))
+            image = (
+                batch_size(rng),
+                classes,
+                int(rng.choice([1, 4, 16, 64])),
+                int(rng.choice(TOKENS)),
+            )
+            if math.prod(image) <= 500_000:
+                return Workload("Softmax", (image,), {"axis": 1}, outputs=(image,))
+            continue
         batch, heads = batch_size(rng), int(rng.choice([1, 2, 3, 4, 6, 8, 12, 16, 64]))
         tokens = int(rng.choice(TOKENS))
         shape = (batch, heads, tokens, tokens)
@@ -145,10 +167,10 @@ def reduction(op: str) -> Make:
     """Over the last axis of a sequence, or over the positions of an image."""
 
     def make(rng: Rng) -> Workload:
-        if rng.random() < 0.6:
+        if rng.random() < 0.45:
             rows = sequence_shape(rng)
             return Workload(op, (rows,), {"axes": [-1], "keepdims": 1}, outputs=((*rows[:-1], 1),))
-        if rng.random() < 0.4:  # over tokens: strided
+        if rng.random() < 0.55:  # over tokens: strided
             rows = sequence_shape(rng)
             out: tuple[int, ...] = (rows[0], 1, rows[2])
             return Workload(op, (rows,), {"axes": [1], "keepdims": 1}, outputs=(out,))

@@ -29,8 +29,15 @@ def transpose(rng: Rng) -> Workload:
         shape, perm = image_shape(rng), [0, 2, 3, 1]
         if rng.random() < 0.5:
             shape, perm = (shape[0], shape[2], shape[3], shape[1]), [0, 3, 1, 2]
-    elif how < 0.85:
+    elif how < 0.8:
         shape, perm = sequence_shape(rng), [0, 2, 1]
+    elif how < 0.88:  # several axes change places, the last among them
+        n, tokens, width = sequence_shape(rng, 300_000)
+        heads, tokens = int(rng.choice([1, 1, 2, 4, 8])), max(tokens, 2)
+        if rng.random() < 0.7:
+            shape, perm = (n, heads, tokens, max(width // heads, 2)), [0, 3, 2, 1]
+        else:
+            shape, perm = (tokens, n, width), [2, 1, 0]
     else:  # windows
         n, edge, window, width = (
             1, int(rng.choice([2, 4, 8])), int(rng.choice([7, 8])), channels(rng, 32, 384),

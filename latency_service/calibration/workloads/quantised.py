@@ -15,9 +15,9 @@ from latency_service.calibration.workloads.convolutions import (
     pointwise,
     spatial,
 )
-from latency_service.calibration.workloads.elementwise import pool, unary
+from latency_service.calibration.workloads.elementwise import pool, softmax, unary
 from latency_service.calibration.workloads.moving import concat, half, pad, split, transpose
-from latency_service.calibration.workloads.products import gemm, learned_product
+from latency_service.calibration.workloads.products import gemm, learned_product, recurrent
 from latency_service.calibration.workloads.shapes import (
     Family,
     Make,
@@ -107,6 +107,30 @@ def scaled_pair(op: str) -> Make:
     return make
 
 
+def scaled_softmax(rng: Rng) -> Workload:
+    """Attention's weights between two quantised products."""
+    work = softmax(rng)
+    inputs = (*work.inputs, *[_SCALAR] * 4)
+    attributes = {**work.attributes, "opset": 13}
+    return Workload("QLinearSoftmax", inputs, attributes, "int8", (1, 2, 3, 4), work.outputs)
+
+
+def dynamic_recurrent(rng: Rng) -> Workload:
+    """An LSTM with quantised weights, whose states are quantised at every step."""
+    work = recurrent("LSTM", 4)(rng)
+    x, weight, again, bias = work.inputs
+    both, hidden, images = weight[0], again[2], x[1]
+    state, scale = (both, images, hidden), (both,)
+    inputs = (
+        x, (both, x[2], 4 * hidden), (both, hidden, 4 * hidden), bias,
+        (images,), state, state, (both, 3 * hidden), scale, scale, scale, scale,
+    )  # fmt: skip
+    learned = tuple(range(1, len(inputs)))
+    return Workload(
+        "DynamicQuantizeLSTM", inputs, work.attributes, learned=learned, outputs=work.outputs
+    )
+
+
 def global_pool(rng: Rng) -> Workload:
     """One mean per channel."""
     image = image_shape(rng)
@@ -159,6 +183,8 @@ QUANTISED: tuple[Family, ...] = (
     _family("QLinearMul", scaled_pair("QLinearMul"), 2),
     _family("QLinearSigmoid", scaled("QLinearSigmoid"), 2),
     _family("QLinearLeakyRelu", scaled("QLinearLeakyRelu", alpha=0.01), 1),
+    _family("QLinearSoftmax", scaled_softmax, 1.5),
+    _family("LSTM that quantises", dynamic_recurrent, 2, "float32"),
     _family("QLinearGlobalAveragePool", global_pool, 1.5),
     _family("QLinearAveragePool", average_pool, 1),
     _family("QuantizeLinear", between("QuantizeLinear"), 3, "float32"),

@@ -15,9 +15,14 @@ Make = Callable[[Rng], Workload]
 
 # A workload beyond these takes too long, or is bound by something that no layer meets.
 MOST_FLOPS, MOST_ELEMENTS = 0.6e9, 4.0e6
+# Of the few that say how large images run.
+LARGE_FLOPS = 3e9
 
 # Share of shapes that are small enough to tell what a kernel costs whatever its size.
 _TINY = 1 / 12
+# And that are larger than the last cache holds of a network besides.
+_LARGE = 1 / 25
+_USUAL_ELEMENTS = 1_500_000
 SIZES = (4, 5, 6, 7, 8, 10, 12, 13, 14, 16, 20, 24, 28, 32, 40, 48, 56, 64, 80, 96, 112, 128, 160)
 TOKENS = (16, 32, 49, 50, 64, 96, 128, 144, 192, 196, 197, 256, 384, 512, 784, 1024)
 
@@ -58,17 +63,22 @@ def batch_size(rng: Rng) -> int:
     return int(rng.choice([1, 1, 1, 1, 2, 4]))
 
 
-def fits(work: Workload, flops: float) -> bool:
+def fits(work: Workload, flops: float, most: float = MOST_FLOPS) -> bool:
     """Whether a workload takes a reasonable time."""
     elements = max(math.prod(shape) for shape in (*work.inputs, *work.outputs))
-    return flops <= MOST_FLOPS and elements <= MOST_ELEMENTS
+    return flops <= most and elements <= MOST_ELEMENTS
 
 
-def image_shape(rng: Rng, most: int = 1_500_000) -> tuple[int, int, int, int]:
-    """(images, channels, height, width); one in twelve is tiny."""
-    if rng.random() < _TINY:
+def image_shape(rng: Rng, most: int = _USUAL_ELEMENTS) -> tuple[int, int, int, int]:
+    """(images, channels, height, width); one in twelve is tiny, one in twenty-five large."""
+    how = rng.random()
+    if how < _TINY:
         edge = int(rng.integers(1, 4))
         return 1, channels(rng, 4, 256), edge, edge
+    if how > 1 - _LARGE and most == _USUAL_ELEMENTS:
+        edge = size(rng, 80)
+        most = int(0.9 * MOST_ELEMENTS)
+        return 1, min(channels(rng, 64, 512), most // edge**2), edge, edge
     while True:
         edge = size(rng)
         shape = (batch_size(rng), channels(rng, 8, 1024), edge, edge)

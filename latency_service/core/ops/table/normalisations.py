@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 from latency_service.core.ops import implied, layouts, shapes
 from latency_service.core.ops.op import Op
+from latency_service.core.ops.table.roles import QUANTISATION
 
 _ROLES = {"scale": "gamma", "B": "beta", "bias": "beta"}
 
@@ -74,6 +75,14 @@ def rows() -> Iterator[Op]:
         )
     for name in ("Softmax", "LogSoftmax", "Hardmax", "LpNormalization"):
         yield Op(name, family, shapes.same, layouts.softmax, operands=("input",))
+    yield Op(
+        "QLinearSoftmax",
+        family,
+        shapes.same,
+        layouts.softmax,
+        operands=("X", "X_scale", "x_zero_point", "y_scale", "y_zero_point"),
+        roles={"X_scale": "scale", "x_zero_point": "zero_point", **QUANTISATION},
+    )
     yield Op("LRN", family, shapes.same, layouts.neighbours, operands=("X",))
     yield Op(
         "MeanVarianceNormalization", family, shapes.same, layouts.mean_variance, operands=("X",)
