@@ -46,25 +46,45 @@ from latency_service.core.rows import Row, RowMaker
 from latency_service.core.units import FLOATING, RATE_DTYPE
 
 
+class TakesLong(Exception):
+    """The costs of a graph are not a matter of milliseconds; nothing is wrong with it."""
+
+
+# What is told within some ten milliseconds: ids of all layers' channels, (layer, group) pairs.
+_FEW_IDS, _FEW_PAIRS = 1_000_000, 50_000
+
+
 def cost_model(
     graph: LayerGraph,
     binding: Binding | None = None,
     pruning: Pruning | None = None,
     fusion: FusionRules | None = None,
     efficiency: Efficiency | None = None,
+    briefly: bool = False,
 ) -> CostModel:
     """Bind a graph, group its channels, and write every layer's costs as forms.
 
     Args:
         fusion: what the runtime merges; None charges operator by operator.
         efficiency: of the profile, if its kernels are wanted too.
+        briefly: whether to give up, early, where it would take long.
 
     Raises:
+        TakesLong: only if `briefly`.
         GraphError: see `bind`.
         OptionError: if `force_group` or `exclude` does not fit the graph.
     """
     network = bind(graph, binding or Binding())
-    return _Builder(network, pruning or Pruning(), fusion, efficiency).build()
+    if briefly and len(network.nodes) * _largest_extent(network) > _FEW_IDS:
+        raise TakesLong
+    return _Builder(network, pruning or Pruning(), fusion, efficiency, briefly).build()
+
+
+def _largest_extent(network: Network) -> int:
+    """The longest axis of all tensors and parameters: no layer has more channels."""
+    tensors = [tensor.shape for node in network.nodes for tensor in node.outputs]
+    learned = [parameter.shape for node in network.nodes for parameter in node.parameters]
+    return max((max(shape) for shape in (*tensors, *learned) if shape), default=0)
 
 
 class _Builder:
@@ -74,8 +94,10 @@ class _Builder:
         pruning: Pruning,
         fusion: FusionRules | None,
         efficiency: Efficiency | None,
+        briefly: bool,
     ) -> None:
         self.network = network
+        self.briefly = briefly
         self.fusion = fusion
         self.efficiency = efficiency
         self.views = () if fusion is None else fusion.views
@@ -94,6 +116,8 @@ class _Builder:
         part = self._partition(arrays)
         if self.pruning.force_group and self._force(part):
             part = self._partition(arrays)
+        if self.briefly and len(nodes) * len(part.sizes) > _FEW_PAIRS:
+            raise TakesLong
         while True:
             whole = whole_groups(part, arrays)
             maker = RowMaker(part, whole, self.views)

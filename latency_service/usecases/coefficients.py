@@ -11,7 +11,7 @@ from latency_service.core.answer import Costs, costs_on
 from latency_service.core.bind import resolve
 from latency_service.core.binding import Binding
 from latency_service.core.canonical import canonical_text, graph_id
-from latency_service.core.costing import cost_model
+from latency_service.core.costing import TakesLong, cost_model
 from latency_service.core.costs import CostModel, Pruning
 from latency_service.core.errors import GraphTooLargeError, OptionError
 from latency_service.core.graph import LayerGraph, graph_from_json
@@ -168,15 +168,22 @@ def coefficients(bench: Workbench, request: Request) -> Coefficients:
     return found.answer
 
 
-def cost(bench: Workbench, catalogue: Catalogue, request: Request) -> Costed:
+def cost(bench: Workbench, catalogue: Catalogue, request: Request, briefly: bool = False) -> Costed:
     """The same with nothing stored.
 
     The database is asked only for what the request names: a stored graph, a revision.
+
+    Raises:
+        TakesLong: only if `briefly`: it would take more than some ten milliseconds.
     """
     revision = find_revision(bench, catalogue, request.device, request.runtime, request.revision)
     kind, fusion = choose(revision.profile, request.model, request.fusion)
+    if briefly and kind == "calibrated":
+        raise TakesLong  # every kernel and every step of its channels is predicted
     found = address(bench, request.graph, request.binding)
-    costs = costed(bench, found, request.binding, request.pruning, revision.profile, kind, fusion)
+    costs = costed(
+        bench, found, request.binding, request.pruning, revision.profile, kind, fusion, briefly
+    )
     model = latency_model(costs, revision.profile, request.math, kind == "calibrated")
     answer: Coefficients = {
         "device": device_used(catalogue, request.device, revision),
@@ -263,11 +270,13 @@ def costed(
     profile: Profile,
     kind: str,
     fusion: str,
+    briefly: bool = False,
 ) -> CostModel:
     """The cost model of a graph for a profile, remembered per binding.
 
     Args:
         kind, fusion: as `choose` gives them.
+        briefly: as in `cost_model`.
     """
     rules = profile.fusion if fusion == "runtime" else None
     efficiency = profile.efficiency if kind == "calibrated" else None
@@ -277,7 +286,7 @@ def costed(
     )  # fmt: skip
     costs = bench.costed.get(key)
     if costs is None:
-        made = cost_model(found.graph, binding, pruning, rules, efficiency)
+        made = cost_model(found.graph, binding, pruning, rules, efficiency, briefly)
         costs = bench.costed.put(key, made)
     return costs
 

@@ -4,14 +4,11 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Sequence
-from typing import Any
 
 import anyio
 import pytest
-from fastapi.testclient import TestClient
 
 from latency_service.api.keeper import Keeper
-from latency_service.api.routes import coefficients
 from latency_service.core.binding import Binding
 from latency_service.core.errors import DatabaseError
 from latency_service.core.graph import LayerGraph
@@ -132,29 +129,3 @@ def test_who_goes_away_leaves_the_others_work_to_be_done(bench: Workbench, spy: 
     bench.parsed.forget()
     for found in graphs[1:]:
         assert isinstance(stored_graph(bench, found.graph_id), LayerGraph)
-
-
-@pytest.mark.parametrize("named", [False, True])
-def test_a_short_graph_is_costed_on_the_loop_and_a_named_one_in_a_thread(
-    client: TestClient, monkeypatch: pytest.MonkeyPatch, named: bool
-) -> None:
-    used: list[str] = []
-    for name in ("on_the_loop", "in_turn"):
-        runs = getattr(coefficients, name)
-
-        async def noting(*arguments: Any, name: str = name, runs: Any = runs) -> Any:
-            used.append(name)
-            return await runs(*arguments)
-
-        monkeypatch.setattr(coefficients, name, noting)
-    document = two_layer()
-    document["layers"][0]["name"] = f"noted-{named}"
-    request: dict[str, Any] = {"device": "p100", "graph": document}
-    if named:
-        stored = client.post("/v1/graphs", json=document).json()["graph_id"]
-        request = {"device": "p100", "graph_id": stored}
-
-    assert client.post("/v1/coefficients", json=request).status_code == 200
-
-    # the first turn is the catalogue's
-    assert used == ["in_turn", "in_turn" if named else "on_the_loop"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Awaitable, Callable, Hashable
+from contextlib import suppress
 from typing import Any, NamedTuple
 
 import orjson
@@ -19,6 +20,7 @@ from latency_service.api.problems import problems
 from latency_service.api.schemas import CoefficientsOut
 from latency_service.api.turns import in_turn, on_the_loop
 from latency_service.core import errors
+from latency_service.core.costing import TakesLong
 from latency_service.core.graph import LayerGraph
 from latency_service.ingest import read_network
 from latency_service.ingest.layer_graph import parse_layer_graph
@@ -77,19 +79,21 @@ async def post_coefficients(request: Request, bench: Bench, keeper: GraphKeeper)
         found = await in_turn(answer, bench, catalogue, kind, body, request.query_params)
         await keeper.keep(found.graph)
         return Response(found.body, media_type=bodies.JSON)
-    known = await recall(
-        bench,
-        keeper,
-        catalogue,
-        hashlib.sha256(body).digest(),
-        lambda: answer(bench, catalogue, kind, body, request.query_params),
-        on_the_loop if _is_short(body) else in_turn,
-    )
+
+    async def computed() -> Computed:
+        asked = bench, catalogue, kind, body, request.query_params
+        if _is_short(body):
+            with suppress(TakesLong):
+                return await on_the_loop(answer, *asked, True)
+        return await in_turn(answer, *asked)
+
+    question = hashlib.sha256(body).digest()
+    known = await recall(bench, keeper, catalogue, question, computed)
     return Response(known.body, media_type=bodies.JSON)
 
 
 def _is_short(body: bytes) -> bool:
-    """Whether an answer is milliseconds of arithmetic, and nothing is looked up for it."""
+    """Whether an answer may be milliseconds of arithmetic, and nothing is looked up for it."""
     return len(body) <= SHORT_BYTES and b'"graph_id"' not in body and b'"revision"' not in body
 
 
@@ -111,8 +115,7 @@ async def recall(
     keeper: Keeper,
     catalogue: Catalogue,
     question: Hashable,
-    compute: Callable[[], Computed],
-    run: Callable[[Callable[[], Computed]], Awaitable[Computed]] = in_turn,
+    compute: Callable[[], Awaitable[Computed]],
 ) -> Remembered:
     """The answer to a question, from memory where it was asked before.
 
@@ -121,7 +124,7 @@ async def recall(
     key = question, catalogue.epoch
     known = bench.answers.get(key)
     if known is None:
-        found = await run(compute)
+        found = await compute()
         await keeper.keep(found.graph)
         known = bench.answers.put(key, Remembered(found.body, found.graph.graph_id))
     elif known.is_due():
@@ -139,9 +142,18 @@ async def read_body(request: Request, bench: Workbench, kind: str) -> bytes:
 
 
 def answer(
-    bench: Workbench, catalogue: Catalogue, kind: str, body: bytes, query: QueryParams
+    bench: Workbench,
+    catalogue: Catalogue,
+    kind: str,
+    body: bytes,
+    query: QueryParams,
+    briefly: bool = False,
 ) -> Computed:
-    """From the bytes of a request to the bytes of its answer."""
+    """From the bytes of a request to the bytes of its answer.
+
+    Raises:
+        TakesLong: only if `briefly`: it would take more than some ten milliseconds.
+    """
     if kind == bodies.OCTETS:
         document = from_query(query)
         wanted = _device(document)
@@ -153,7 +165,7 @@ def answer(
         wanted = _device(document)
         options = validated(Options, document)
         graph = sent_or_named(sent, named)
-    return encode(bench, catalogue, options.request(wanted, graph))
+    return encode(bench, catalogue, options.request(wanted, graph), briefly)
 
 
 def _device(document: dict[str, Any]) -> str:
@@ -189,9 +201,11 @@ def parsed(graph: Any) -> LayerGraph:
     return parse_layer_graph(graph)
 
 
-def encode(bench: Workbench, catalogue: Catalogue, request: CoefficientsRequest) -> Computed:
+def encode(
+    bench: Workbench, catalogue: Catalogue, request: CoefficientsRequest, briefly: bool = False
+) -> Computed:
     """The answer as JSON."""
-    found = cost(bench, catalogue, request)
+    found = cost(bench, catalogue, request, briefly)
     return Computed(orjson.dumps(found.answer), found.graph)
 
 
@@ -231,7 +245,7 @@ async def get_coefficients(
         keeper,
         catalogue,
         (graph_id, request.url.query),
-        lambda: encode(bench, catalogue, options.request(device, graph_id)),
+        lambda: in_turn(encode, bench, catalogue, options.request(device, graph_id)),
     )
     headers = {"ETag": known.etag, "Cache-Control": "no-cache"}
     if _matches(request.headers.get("if-none-match"), known.etag):
