@@ -13,8 +13,6 @@ from anyio import Lock, to_thread
 from latency_service.usecases import Workbench
 from latency_service.usecases.coefficients import Addressed, keep_all
 
-_MOST_AT_ONCE = 64
-
 
 @dataclass(slots=True)
 class _Waiting:
@@ -24,11 +22,15 @@ class _Waiting:
 
 
 class Keeper:
-    """Stores the graphs of one process's requests."""
+    """Stores the graphs of one process's requests.
 
-    def __init__(self, bench: Workbench) -> None:
+    Args:
+        most: graphs in one transaction.
+    """
+
+    def __init__(self, bench: Workbench, most: int = 64) -> None:
         self._bench = bench
-        self._most = min(_MOST_AT_ONCE, bench.settings.max_graphs)
+        self._most = min(most, bench.settings.max_graphs)
         self._waiting: list[_Waiting] = []
         self._lock = Lock()
 

@@ -174,8 +174,11 @@ def cost(bench: Workbench, catalogue: Catalogue, request: Request, briefly: bool
     The database is asked only for what the request names: a stored graph, a revision.
 
     Raises:
-        TakesLong: only if `briefly`: it would take more than some ten milliseconds.
+        TakesLong: only if `briefly`: it would take more than some ten milliseconds, or the database
+            would have to be asked.
     """
+    if briefly and (isinstance(request.graph, str) or request.revision is not None):
+        raise TakesLong
     revision = find_revision(bench, catalogue, request.device, request.runtime, request.revision)
     kind, fusion = choose(revision.profile, request.model, request.fusion)
     if briefly and kind == "calibrated":

@@ -48,13 +48,18 @@ def spy(bench: Workbench, monkeypatch: pytest.MonkeyPatch) -> Spy:
     return Spy(bench, monkeypatch)
 
 
-async def kept_together(keeper: Keeper, graphs: Sequence[Addressed], spy: Spy) -> None:
-    async with anyio.create_task_group() as tasks:
-        tasks.start_soon(keeper.keep, graphs[0])
+async def kept_together(
+    keeper: Keeper, graphs: Sequence[Addressed], spy: Spy, first_leaves: bool = False
+) -> None:
+    """The others come while the first one's transaction is under way."""
+    async with anyio.create_task_group() as others, anyio.create_task_group() as first:
+        first.start_soon(keeper.keep, graphs[0])
         await anyio.wait_all_tasks_blocked()
         for found in graphs[1:]:
-            tasks.start_soon(keeper.keep, found)
+            others.start_soon(keeper.keep, found)
         await anyio.wait_all_tasks_blocked()
+        if first_leaves:
+            first.cancel_scope.cancel()
         spy.goes_on.set()
 
 
@@ -72,10 +77,9 @@ def test_what_gathers_during_a_transaction_is_stored_by_the_next(
 
 
 def test_no_transaction_is_larger_than_the_store(bench: Workbench, spy: Spy) -> None:
-    keeper = Keeper(bench)
-    keeper._most = 3
-
-    anyio.run(kept_together, keeper, [graph(bench, f"capped-{n}") for n in range(8)], spy)
+    anyio.run(
+        kept_together, Keeper(bench, most=3), [graph(bench, f"capped-{n}") for n in range(8)], spy
+    )
 
     assert spy.sizes == [1, 3, 3, 1]
 
@@ -114,18 +118,8 @@ def test_everybody_hears_that_nothing_was_stored(bench: Workbench, spy: Spy) -> 
 def test_who_goes_away_leaves_the_others_work_to_be_done(bench: Workbench, spy: Spy) -> None:
     graphs = [graph(bench, f"stays-{n}") for n in range(3)]
 
-    async def run() -> None:
-        keeper = Keeper(bench)
-        async with anyio.create_task_group() as others, anyio.create_task_group() as first:
-            first.start_soon(keeper.keep, graphs[0])
-            await anyio.wait_all_tasks_blocked()
-            for found in graphs[1:]:
-                others.start_soon(keeper.keep, found)
-            await anyio.wait_all_tasks_blocked()
-            first.cancel_scope.cancel()
-            spy.goes_on.set()
+    anyio.run(kept_together, Keeper(bench), graphs, spy, True)
 
-    anyio.run(run)
     bench.parsed.forget()
     for found in graphs[1:]:
         assert isinstance(stored_graph(bench, found.graph_id), LayerGraph)

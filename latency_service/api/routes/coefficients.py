@@ -82,7 +82,7 @@ async def post_coefficients(request: Request, bench: Bench, keeper: GraphKeeper)
 
     async def computed() -> Computed:
         asked = bench, catalogue, kind, body, request.query_params
-        if _is_short(body):
+        if len(body) <= SHORT_BYTES:
             with suppress(TakesLong):
                 return await on_the_loop(answer, *asked, True)
         return await in_turn(answer, *asked)
@@ -90,11 +90,6 @@ async def post_coefficients(request: Request, bench: Bench, keeper: GraphKeeper)
     question = hashlib.sha256(body).digest()
     known = await recall(bench, keeper, catalogue, question, computed)
     return Response(known.body, media_type=bodies.JSON)
-
-
-def _is_short(body: bytes) -> bool:
-    """Whether an answer may be milliseconds of arithmetic, and nothing is looked up for it."""
-    return len(body) <= SHORT_BYTES and b'"graph_id"' not in body and b'"revision"' not in body
 
 
 async def current_catalogue(bench: Workbench) -> Catalogue:
@@ -152,7 +147,7 @@ def answer(
     """From the bytes of a request to the bytes of its answer.
 
     Raises:
-        TakesLong: only if `briefly`: it would take more than some ten milliseconds.
+        TakesLong: only if `briefly`, as `cost`.
     """
     if kind == bodies.OCTETS:
         document = from_query(query)

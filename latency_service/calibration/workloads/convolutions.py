@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 
 from latency_service.calibration.workloads.shapes import (
+    LARGE,
     LARGE_FLOPS,
     MOST_FLOPS,
     Rng,
@@ -24,7 +25,7 @@ def _convolution(
     dilation: int = 1,
     first: bool = False,
 ) -> Workload:
-    large = rng.random() < 0.03
+    large = rng.random() < LARGE
     while True:
         n = batch_size(rng)
         height = size(rng, 56 if large else 4)
@@ -89,25 +90,17 @@ def squeezed(rng: Rng) -> Workload:
     )
 
 
+_KERNELS = (
+    (3, 3), (3, 3), (3, 3), (3, 3), (3, 3), (5, 5), (1, 7), (7, 1), (1, 3), (3, 1), (2, 2),
+)  # fmt: skip
+
+
 def spatial(rng: Rng) -> Workload:
     """3x3 mostly, and the other kernels of published networks."""
-    kernel = [
-        (3, 3),
-        (3, 3),
-        (3, 3),
-        (3, 3),
-        (3, 3),
-        (5, 5),
-        (1, 7),
-        (7, 1),
-        (1, 3),
-        (3, 1),
-        (2, 2),
-        _window(rng),
-    ]
+    kernel = _window(rng) if rng.random() < 1 / 12 else _KERNELS[rng.integers(len(_KERNELS))]
     stride = 2 if rng.random() < 0.2 else 1
     dilation = 2 if rng.random() < 0.05 else 1
-    return _convolution(rng, kernel[rng.integers(len(kernel))], stride, "dense", dilation)
+    return _convolution(rng, kernel, stride, "dense", dilation)
 
 
 def _window(rng: Rng) -> tuple[int, int]:

@@ -21,7 +21,7 @@ LARGE_FLOPS = 3e9
 # Share of shapes that are small enough to tell what a kernel costs whatever its size.
 _TINY = 1 / 12
 # And that are larger than the last cache holds of a network besides.
-_LARGE = 1 / 25
+LARGE = 1 / 25
 _USUAL_ELEMENTS = 1_500_000
 SIZES = (4, 5, 6, 7, 8, 10, 12, 13, 14, 16, 20, 24, 28, 32, 40, 48, 56, 64, 80, 96, 112, 128, 160)
 TOKENS = (16, 32, 49, 50, 64, 96, 128, 144, 192, 196, 197, 256, 384, 512, 784, 1024)
@@ -75,7 +75,7 @@ def image_shape(rng: Rng, most: int = _USUAL_ELEMENTS) -> tuple[int, int, int, i
     if how < _TINY:
         edge = int(rng.integers(1, 4))
         return 1, channels(rng, 4, 256), edge, edge
-    if how > 1 - _LARGE and most == _USUAL_ELEMENTS:
+    if how > 1 - LARGE and most == _USUAL_ELEMENTS:
         edge = size(rng, 80)
         most = int(0.9 * MOST_ELEMENTS)
         return 1, min(channels(rng, 64, 512), most // edge**2), edge, edge
