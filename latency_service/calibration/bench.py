@@ -2,11 +2,11 @@
 
 All of a batch are made ready, run in rounds beside a reference kernel, and released. Within a round
 they take turns, a group at a time: in a network, too, other layers run between two runs of one, and
-a kernel finds its code, its branch history and its weights as those left them. Of a round the mean
-of the faster half counts, of rounds all but the slowest, for some neighbours slow caches down and
-not the reference. Several threads are only ever held up, by each other too: of their rounds the
-best counts. Neighbours on the memory bus slow whole seconds down: a batch is so large that its
-rounds are seconds apart.
+a kernel finds its code, its branch history and its weights as those left them. Runs that had the
+core to themselves count, of all rounds together: the mean of the faster half, of long ones the
+best, since something may have shared the core in their middle. Several threads are only ever held
+up, by each other too: of their rounds the best counts. Neighbours on the memory bus slow whole
+seconds down: a batch is so large that its rounds are seconds apart.
 
 A sample keeps what the reference took, its median over the rounds, for the fit to take out how the
 machine's pace changed (`at_one_pace`); a single round's would tell more of the reference.
@@ -23,6 +23,7 @@ from typing import NamedTuple
 import numpy as np
 
 from latency_service.calibration.backends import Backend, Prepared, Run
+from latency_service.calibration.timing import faster_half
 from latency_service.core.errors import CalibrationError
 from latency_service.core.sample import Sample, Workload
 
@@ -35,7 +36,9 @@ _GROUP = 24
 _REORDERS = 250
 _REFERENCE_RUNS = 8
 _REFERENCE = Workload("MatMul", ((192, 192), (192, 192)), outputs=((192, 192),))
-_NOISY, _UNUSABLE, _LEAST_CLEAN = 0.10, 0.25, 0.3
+_NOISY, _UNUSABLE, _LEAST_CLEAN, _MOST_SHARED = 0.10, 0.25, 0.3, 0.2
+# What shares the core comes and goes in milliseconds: longer runs than this need not see it.
+_LONG_S = 0.3e-3
 
 
 class _Ready(NamedTuple):
@@ -77,9 +80,8 @@ class Bench:
 
     def __init__(self, backend: Backend) -> None:
         self.backend = backend
-        self._of_rounds = min if backend.threads > 1 else _all_but_slowest
         self.spreads: list[float] = []
-        self.clean = self.taken = 0
+        self.clean = self.shared = self.taken = 0
         self.reorders = 0
 
     @property
@@ -91,6 +93,11 @@ class Bench:
     def disturbed_share(self) -> float:
         """Share of all runs that something disturbed."""
         return 1.0 - self.clean / max(self.taken, 1)
+
+    @property
+    def shared_share(self) -> float:
+        """Share of all runs beside which something else ran on the core."""
+        return self.shared / max(self.taken, 1)
 
     def verdict(self) -> str | None:
         """Why the run is not to be trusted; None: it is."""
@@ -105,12 +112,19 @@ class Bench:
 
     def warning(self) -> str | None:
         """What to be told of a run that can still be used; None: nothing."""
-        if self.spread <= _NOISY:
-            return None
-        return (
-            f"repeated rounds differ by {100 * self.spread:.0f} % (quartile range); a quieter "
-            "machine would give narrower intervals"
-        )
+        told = []
+        if self.shared_share > _MOST_SHARED:
+            told.append(
+                f"during {100 * self.shared_share:.0f} % of the runs another thread ran on the "
+                "same core; they do not count, and networks will be slower than predicted "
+                "whenever one does"
+            )
+        if self.spread > _NOISY:
+            told.append(
+                f"repeated rounds differ by {100 * self.spread:.0f} % (quartile range); a quieter "
+                "machine would give narrower intervals"
+            )
+        return "; ".join(told) or None
 
     def measure(
         self, workloads: Sequence[Workload], limit_s: float = np.inf
@@ -150,74 +164,70 @@ class Bench:
                 with contextlib.suppress(Exception):
                     prepared.finish()
             raise
-        reference_runs = reference.finish()
+        beside = _references(reference.finish()[2:], len(groups))
         finished = [member.prepared.finish() for member in ready]
-        references = _references(reference_runs[2:], len(groups))
         samples: list[Sample] = []
         for number, (member, runs) in enumerate(zip(ready, finished, strict=True)):
-            beside = references[number // _GROUP]
             taken = self._samples(member.work, runs[2:], member.repeats)
-            samples += [replace(sample, reference_s=beside) for sample in taken]
+            samples += [replace(row, reference_s=beside[number // _GROUP]) for row in taken]
         return samples, refused
 
     def _samples(self, work: Workload, runs: Sequence[Run], repeats: int) -> list[Sample]:
-        own: list[float] = []
-        cached: list[float] = []
-        to_blocks: list[float] = []
-        from_blocks: list[float] = []
-        for number in range(ROUNDS):
-            part = runs[number * repeats : (number + 1) * repeats]
-            clean = [run for run in part if run.clean]
-            self.taken += len(part)
-            self.clean += len(clean)
-            again = [run.kernel_s for run in clean if run.cached]
-            if again:
-                cached.append(min(again))
-            clean = [run for run in clean if not run.cached]
-            if not clean:
-                continue
-            own.append(_faster([run.kernel_s for run in clean]))
-            to_blocks.append(_faster([run.to_blocks_s for run in clean]))
-            from_blocks.append(_faster([run.from_blocks_s for run in clean]))
+        self.taken += len(runs)
+        self.clean += sum(run.clean for run in runs)
+        self.shared += sum(run.shared for run in runs)
+        parts = [runs[first : first + repeats] for first in range(0, len(runs), repeats)]
+        own = _alone([[run for run in part if run.clean and not run.cached] for part in parts])
+        again = _alone([[run for run in part if run.clean and run.cached] for part in parts])
         if not own:
             return []
+        rounds_s = [faster_half([run.kernel_s for run in part]) for part in own]
+        again_s = min((run.kernel_s for part in again for run in part), default=None)
         # memory is what neighbours disturb most, and only ever slow down
-        middle = min(own) if cached else self._of_rounds(own)
+        best = self.backend.threads > 1 or again_s is not None
+        middle = min(rounds_s) if best else _typical([run.kernel_s for part in own for run in part])
         if middle > 20 * self.backend.resolution_s:
-            self.spreads.append(float(np.subtract(*np.quantile(own, [0.75, 0.25]))) / middle)
-        blocked = max(to_blocks) > 0 or max(from_blocks) > 0
+            self.spreads.append(float(np.subtract(*np.quantile(rounds_s, [0.75, 0.25]))) / middle)
+        reordered = [
+            (kind, shape, [getattr(run, field) for part in own for run in part])
+            for kind, shape, field in (
+                ("ReorderInput", work.inputs[0], "to_blocks_s"),
+                ("ReorderOutput", work.outputs[0] if work.outputs else (), "from_blocks_s"),
+            )
+        ]
+        blocked = any(max(values) > 0 for _, _, values in reordered)
         plain_form_too = work.op not in ("Conv", "ConvTranspose")
-        again_s = min(self._of_rounds(cached), middle) if cached else None
-        found = [Sample(work, middle, tuple(own), blocked and plain_form_too, again_s)]
+        again_s = None if again_s is None else min(again_s, middle)
+        found = [Sample(work, middle, tuple(rounds_s), blocked and plain_form_too, again_s)]
         one_image = len(work.inputs) - len(work.learned) == 1 and len(work.inputs[0]) == 4
         pays = blocked and one_image and not work.merges
         if pays and self.reorders < _REORDERS:
             self.reorders += 1
-            for kind, shape, values in (
-                ("ReorderInput", work.inputs[0], to_blocks),
-                ("ReorderOutput", work.outputs[0], from_blocks),
-            ):
+            for kind, shape, values in reordered:
                 if max(values) > 0:
                     moved = replace(work, op=kind, inputs=(shape,), attributes={}, learned=(),
                                     outputs=(shape,))  # fmt: skip
-                    seconds = max(self._of_rounds(values), 0.1 * self.backend.resolution_s)
+                    seconds = max(_typical(values), 0.1 * self.backend.resolution_s)
                     found.append(Sample(moved, seconds))
         return found
 
 
+def _alone(rounds: Sequence[list[Run]]) -> list[list[Run]]:
+    """Per round the runs that had the core to themselves; where none ever had, all of them."""
+    alone = [[run for run in part if not run.shared] for part in rounds]
+    return [part for part in alone if part] or [part for part in rounds if part]
+
+
 def _references(runs: Sequence[Run], groups: int) -> list[float]:
     """Per group, what the reference took beside it: its best of a round, the median over rounds."""
-    seconds = np.array([run.kernel_s for run in runs])
-    best = seconds.reshape(ROUNDS, groups, _REFERENCE_RUNS).min(axis=2)
-    return [float(value) for value in np.median(best, axis=0)]
+    found = []
+    for group in range(groups):
+        firsts = range(group * _REFERENCE_RUNS, len(runs), groups * _REFERENCE_RUNS)
+        rounds = _alone([list(runs[first : first + _REFERENCE_RUNS]) for first in firsts])
+        found.append(float(np.median([min(run.kernel_s for run in part) for part in rounds])))
+    return found
 
 
-def _all_but_slowest(values: Sequence[float]) -> float:
-    """Mean of all values but the largest."""
-    return float(np.mean(sorted(values)[: max(1, len(values) - 1)]))
-
-
-def _faster(values: Sequence[float]) -> float:
-    """Mean of the faster half: the best, where the clock counts in steps."""
-    ordered = sorted(values)
-    return float(np.mean(ordered[: max(1, len(ordered) // 2)]))
+def _typical(values: Sequence[float]) -> float:
+    """Of short runs the mean of the faster half, of long ones the best."""
+    return min(values) if np.median(values) > _LONG_S else faster_half(values)

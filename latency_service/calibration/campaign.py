@@ -74,7 +74,7 @@ def run(backend: Backend, plan: Plan, journal: Journal, progress: Progress) -> M
     fusion, layout = backend.discover(next(iter(plan.shares)))
     rates: dict[str, Rate] = {}
     networks = (
-        ReferenceRuns(backend.network)
+        ReferenceRuns(backend)
         if backend.kind == "cpu" and isinstance(backend, RunsNetworks)
         else None
     )
@@ -120,6 +120,7 @@ def run(backend: Backend, plan: Plan, journal: Journal, progress: Progress) -> M
             **backend.facts(),
             "left_out": left_out,
             "disturbed": bench.disturbed_share,
+            "shared": bench.shared_share,
             "spread": bench.spread,
             "warning": bench.warning(),
         },

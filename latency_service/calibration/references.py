@@ -9,7 +9,7 @@ take no part in the fit and show in the report what the result is worth.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -17,7 +17,9 @@ import numpy as np
 import numpy.typing as npt
 from onnx import NodeProto, TensorProto, helper, numpy_helper
 
+from latency_service.calibration.backends import RunsNetworks
 from latency_service.calibration.backends.onnx_models import assemble, noise
+from latency_service.calibration.timing import faster_half
 
 # What a call takes that computes next to nothing.
 NOTHING = "nothing"
@@ -241,8 +243,9 @@ _RUNS, _ROUND_S = 6, 3e-3
 class ReferenceRuns:
     """Networks that stay ready all through a campaign; every round gives one value each."""
 
-    def __init__(self, prepare: Callable[[bytes, Mapping[str, Any]], Any]) -> None:
-        self._sessions = {row.name: prepare(*row.build()) for row in REFERENCES}
+    def __init__(self, backend: RunsNetworks) -> None:
+        self._clock = backend.clock
+        self._sessions = {row.name: backend.network(*row.build()) for row in REFERENCES}
         self._rounds: dict[str, list[float]] = {name: [] for name in self._sessions}
 
     def round(self) -> None:
@@ -251,14 +254,11 @@ class ReferenceRuns:
             _run(session, 1)
             first = len(session.readings)
             _run(session, _RUNS)
-            readings = session.readings[first:]
-            clean = [reading.wall_s for reading in readings if reading.clean]
-            if clean:
-                ordered = sorted(clean)
-                self._rounds[name].append(float(np.mean(ordered[: max(1, len(ordered) // 2)])))
+            undisturbed = self._clock.undisturbed(session.readings[first:])
+            self._rounds[name].append(faster_half([reading.wall_s for reading in undisturbed]))
 
     def seconds(self) -> dict[str, float]:
-        """Lowest tenth over rounds; networks that were always disturbed are left out."""
+        """Lowest tenth over rounds."""
         return {name: float(np.quantile(s, 0.1)) for name, s in self._rounds.items() if s}
 
 

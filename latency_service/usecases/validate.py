@@ -125,7 +125,6 @@ def _measure(backend: OnnxRuntime, model: bytes, inputs: Mapping[str, Any]) -> t
         if count >= _LEAST_RUNS and time.monotonic() > until:
             break
         session.run()
-    clean = [reading.wall_s for reading in session.readings[2:] if reading.clean]
-    values = clean or [reading.wall_s for reading in session.readings[2:]]
-    low, high = np.quantile(values, [0.25, 0.75])
+    undisturbed = backend.clock.undisturbed(session.readings[2:])
+    low, high = np.quantile([reading.wall_s for reading in undisturbed], [0.25, 0.75])
     return float(low), float(high - low)

@@ -197,16 +197,44 @@ def by_round(*per_round: float, repeats: int, clean: bool = True) -> Callable[[i
     )
 
 
-def test_of_rounds_all_but_the_slowest_count(backend: FakeBackend):
-    seconds = (3e-4, 5e-4, 7e-4, 11e-4)
-    # 3 ms a round: 10 runs of what takes 0.3 ms
+def test_of_short_runs_the_faster_half_of_all_rounds_counts(backend: FakeBackend):
+    seconds = (3e-5, 5e-5, 7e-5, 11e-5)
+    # 3 ms a round, but 40 runs at most
     backend.times = lambda work, number: (
-        by_round(*seconds, repeats=10)(number) if work == RELU else Run(1e-4, 0.0, 0.0, True)
+        by_round(*seconds, repeats=40)(number) if work == RELU else Run(1e-4, 0.0, 0.0, True)
     )
     (sample,), refused = Bench(backend).measure([RELU])
     assert sample.rounds_s == pytest.approx(seconds)
-    assert sample.latency_s == pytest.approx((3e-4 + 5e-4 + 7e-4) / 3)
+    assert sample.latency_s == pytest.approx((3e-5 + 5e-5) / 2)
     assert refused == 0
+
+
+def test_of_long_runs_the_best_counts(backend: FakeBackend):
+    seconds = (7e-4, 5e-4, 3.1e-4, 11e-4)
+    backend.times = lambda work, number: (
+        by_round(*seconds, repeats=4)(number) if work == RELU else Run(1e-4, 0.0, 0.0, True)
+    )
+    (sample,), _ = Bench(backend).measure([RELU])
+    assert sample.latency_s == pytest.approx(3.1e-4)
+
+
+def test_runs_that_share_the_core_do_not_count(backend: FakeBackend):
+    backend.times = lambda work, number: Run(
+        1.5e-4 if number % 3 else 1e-4, 0.0, 0.0, True, shared=number % 3 != 0
+    )
+    looked = Bench(backend)
+    (sample,), _ = looked.measure([RELU])
+    assert sample.latency_s == pytest.approx(1e-4)
+    assert sample.reference_s == pytest.approx(1e-4)
+    assert looked.shared_share == pytest.approx(2 / 3, abs=0.05)
+    assert looked.verdict() is None
+    assert "another thread ran on the same core" in str(looked.warning())
+
+
+def test_where_the_core_is_always_shared_all_runs_count(backend: FakeBackend):
+    backend.times = lambda work, number: Run(1.5e-4, 0.0, 0.0, True, shared=True)
+    (sample,), _ = Bench(backend).measure([RELU])
+    assert sample.latency_s == pytest.approx(1.5e-4)
 
 
 def test_of_several_threads_the_best_round_counts(backend: FakeBackend):
@@ -259,7 +287,7 @@ def test_a_run_that_is_mostly_interrupted_is_not_to_be_trusted(backend: FakeBack
 def test_rounds_that_differ_warn_and_then_refuse(
     backend: FakeBackend, factor: float, warned: bool, refused: bool
 ):
-    rounds = (3e-4, 3e-4 * factor, 3e-4, 3e-4 * factor)
+    rounds = (2e-4, 2e-4 * factor, 2e-4, 2e-4 * factor)
     backend.times = lambda work, number: (
         by_round(*rounds, repeats=10)(number) if work == RELU else Run(1e-4, 0.0, 0.0, True)
     )

@@ -8,7 +8,14 @@ from types import SimpleNamespace
 import pytest
 
 from latency_service.calibration import timing
-from latency_service.calibration.timing import Clock, bootstrap_interval, stolen_ticks
+from latency_service.calibration.timing import (
+    Clock,
+    Reading,
+    bootstrap_interval,
+    faster_half,
+    probe_s,
+    stolen_ticks,
+)
 
 
 class Machine:
@@ -53,7 +60,6 @@ def test_a_thread_that_was_kept_waiting_is_disturbed(machine: Machine):
         with clock.reading() as reading:
             machine.compute(wall, cpu)
         assert reading.clean is clean
-    assert clock.disturbed_share == 0.5
 
 
 def test_microseconds_of_waiting_are_below_what_the_clocks_can_tell(machine: Machine):
@@ -93,6 +99,92 @@ def test_of_several_threads_stolen_time_disturbs(machine: Machine):
     with Clock(threads=2).reading() as reading:
         machine.stolen += 1
     assert not reading.clean
+
+
+class Core:
+    """A core whose probes take what it is told; a wait makes no progress but in time."""
+
+    def __init__(self, machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.machine, self.probes, self.asked = machine, [3e-6], 0
+        monkeypatch.setattr(timing, "probe_s", self.probe)
+
+    def probe(self) -> float:
+        self.asked += 1
+        found = self.probes.pop(0) if len(self.probes) > 1 else self.probes[0]
+        self.machine.compute(found)
+        return found
+
+
+@pytest.fixture
+def core(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> Core:
+    return Core(machine, monkeypatch)
+
+
+def readings(clock: Clock, core: Core, *probes: float) -> list[Reading]:
+    """One reading for each pair of probes, before and after."""
+    core.probes = [*probes, 3e-6]
+    taken = []
+    for _ in probes[::2]:
+        with clock.reading() as reading:
+            core.machine.compute(7e-5)
+        taken.append(reading)
+    return taken
+
+
+def test_a_probe_that_takes_longer_before_or_after_tells_of_another_thread(core: Core):
+    clock = Clock()
+    taken = readings(clock, core, 3e-6, 3.1e-6, 3e-6, 4.4e-6, 5.1e-6, 3e-6, 3.4e-6, 3.3e-6)
+    assert [clock.shared(reading) for reading in taken] == [False, True, True, False]
+    assert [reading.wall_s for reading in taken] == pytest.approx([7e-5] * 4)
+
+
+def test_a_reading_waits_until_the_core_is_its_own(core: Core):
+    clock = Clock()
+    readings(clock, core, *[3e-6] * 10)
+    core.probes = [4.5e-6, 4.5e-6, 3e-6]
+    core.asked = 0
+    with clock.reading(patience_s=1e-3) as reading:
+        core.machine.compute(7e-5)
+    assert core.asked == 4
+    assert not clock.shared(reading)
+
+
+@pytest.mark.parametrize(("patience_s", "waits_s"), [(2e-4, 2e-4), (7.0, 3e-3)])
+def test_a_reading_does_not_wait_forever(core: Core, patience_s: float, waits_s: float):
+    clock = Clock()
+    readings(clock, core, *[3e-6] * 10)
+    core.probes = [4.5e-6]
+    begun = core.machine.wall
+    with clock.reading(patience_s) as reading:
+        assert core.machine.wall - begun == pytest.approx(waits_s, abs=1e-5)
+    assert clock.shared(reading)
+
+
+def test_several_threads_are_not_probed(core: Core):
+    clock = Clock(threads=2)
+    with clock.reading() as reading:
+        pass
+    assert core.asked == 0
+    assert not clock.shared(reading)
+
+
+def test_undisturbed_readings_are_clean_and_alone_then_clean_then_all(core: Core):
+    clock = Clock()
+    alone, shared = readings(clock, core, *[3e-6] * 2, *[5e-6] * 2)
+    late = Reading(7e-5, clean=False, probe_s=3e-6)
+    assert clock.undisturbed([late, shared, alone]) == [alone]
+    assert clock.undisturbed([late, shared]) == [shared]
+    assert clock.undisturbed([late]) == [late]
+
+
+def test_a_probe_takes_time():
+    assert 0.0 < probe_s() < 1.0
+
+
+def test_the_faster_half():
+    assert faster_half([11.0, 3.0, 7.0, 5.0]) == 4.0
+    assert faster_half([7.0, 3.0, 5.0]) == 3.0
+    assert faster_half([7.0]) == 7.0
 
 
 @pytest.mark.parametrize(

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 from latency_service.calibration.measurement import Rate
+from latency_service.calibration.timing import Clock
 from latency_service.core.efficiency import Layout
 from latency_service.core.errors import MissingExtraError, OptionError
 from latency_service.core.profile import FusionRules
@@ -27,6 +28,7 @@ class Run(NamedTuple):
         clean: whether nothing disturbed it.
         cached: whether the caches were left as they were, by a workload that empties them
             otherwise.
+        shared: whether something else ran on the same core.
     """
 
     kernel_s: float
@@ -34,6 +36,7 @@ class Run(NamedTuple):
     from_blocks_s: float
     clean: bool
     cached: bool = False
+    shared: bool = False
 
 
 class Prepared(Protocol):
@@ -119,7 +122,13 @@ class Backend(Protocol):
 
 @runtime_checkable
 class RunsNetworks(Protocol):
-    """A backend that runs whole ONNX networks too."""
+    """A backend that runs whole ONNX networks too.
+
+    Attributes:
+        clock: that takes their readings.
+    """
+
+    clock: Clock
 
     def network(self, model: bytes, feeds: Mapping[str, Any]) -> Any:
         """A network that is ready: `run()`, and `readings` of its runs."""

@@ -17,7 +17,7 @@ import json
 import shutil
 import tempfile
 import weakref
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -207,13 +207,22 @@ class OnnxRuntime:
         for _ in range(_ADDED_RUNS):
             profiled.run()
         runs = profiled.kernels()
-        kernels_s = float(np.quantile([sum(run.values()) for run in runs], 0.25))
+        quiet = self.clock.undisturbed(profiled.readings)
+        pairs = zip(runs, profiled.readings, strict=True)
+        kernels_s = _quarter([sum(run.values()) for run, reading in pairs if reading in quiet])
         return max((kernels_s - plain_s) / max(len(runs[-1]), 1), 0.0)
 
     def _undisturbed(self, model: bytes, feeds: Mapping[str, Any]) -> float:
         """Wall seconds of a run without the profile."""
         session = _Session(self, model, feeds, profiled=False)
-        return float(np.quantile([session.run() for _ in range(_ADDED_RUNS)], 0.25))
+        for _ in range(_ADDED_RUNS):
+            session.run()
+        return _quarter([reading.wall_s for reading in self.clock.undisturbed(session.readings)])
+
+
+def _quarter(seconds: Sequence[float]) -> float:
+    """Their lower quartile."""
+    return float(np.quantile(seconds, 0.25))
 
 
 class _Session:
@@ -268,7 +277,9 @@ class _Session:
         self._written.fill(0.0)
         for raw in self._raw:
             np.bitwise_or(raw, raw, out=raw)
-        with self.backend.clock.reading() as reading:
+        # it may wait as long as it takes
+        patience_s = self.readings[-1].wall_s if self.readings else 0.0
+        with self.backend.clock.reading(patience_s) as reading:
             try:
                 if self._feeds is None:
                     self._session.run_with_iobinding(self._binding)
@@ -299,6 +310,7 @@ class _Session:
                     from_blocks,
                     reading.clean,
                     self.evicts and turn % 2 == 1,
+                    self.backend.clock.shared(reading),
                 )
             )
         return found

@@ -25,7 +25,7 @@ from latency_service.calibration.backends import Prepared, Run
 from latency_service.calibration.backends.eager import EAGER
 from latency_service.calibration.backends.torch_operators import Compute, compute_of
 from latency_service.calibration.measurement import Rate
-from latency_service.calibration.timing import Clock, bootstrap_interval
+from latency_service.calibration.timing import Clock, Reading, bootstrap_interval
 from latency_service.core.efficiency import Layout
 from latency_service.core.errors import CalibrationError, OptionError
 from latency_service.core.profile import FusionRules
@@ -159,16 +159,19 @@ class Torch:
             found.append((float(size), Rate(float(np.median(rounds)), low, high)))
         return tuple(found)
 
-    def timed(self, call: Callable[[], Any], cold: bool = True) -> tuple[float, bool]:
-        """(seconds of a call, whether nothing disturbed it).
+    def timed(
+        self, call: Callable[[], Any], cold: bool = True, patience_s: float = 0.0
+    ) -> tuple[float, Reading]:
+        """(seconds of a call, what the clock says of it); of an accelerator it says nothing.
 
         Args:
             cold: clear the accelerator's caches first.
+            patience_s: as `Clock.reading` has it.
         """
         if self.kind == "cpu":
-            with self.clock.reading() as reading:
+            with self.clock.reading(patience_s) as reading:
                 call()
-            return max(reading.wall_s - self._empty_s, _LEAST_S), reading.clean
+            return max(reading.wall_s - self._empty_s, _LEAST_S), reading
         if cold and self._flush is not None:
             self._flush.zero_()
         self._synchronise()
@@ -179,11 +182,11 @@ class Torch:
             call()
             end.record()
             end.synchronize()
-            return max(begin.elapsed_time(end) * 1e-3, _LEAST_S), True
+            return max(begin.elapsed_time(end) * 1e-3, _LEAST_S), Reading()
         with self.clock.reading() as reading:
             call()
             self._synchronise()
-        return max(reading.wall_s - self._empty_s, _LEAST_S), True
+        return max(reading.wall_s - self._empty_s, _LEAST_S), Reading()
 
     def _synchronise(self) -> None:
         if self.device != "cpu":
@@ -226,7 +229,7 @@ class _Prepared:
             ]
             for _ in range(copies)
         ]
-        self._runs: list[Run] = []
+        self._runs: list[tuple[float, Reading]] = []
         with torch.inference_mode():
             compute(self._operands[0])  # what cannot be run shows here
         backend._synchronise()
@@ -244,15 +247,16 @@ class _Prepared:
 
     def run(self) -> float:
         """Run every copy once; the seconds of all."""
-        total, clean = 0.0, True
+        total, reading = 0.0, Reading()
         with torch.inference_mode():
             if self._backend.kind == "cpu":
-                total, clean = self._backend.timed(self._all)
+                patience_s = self._runs[-1][0] if self._runs else 0.0
+                total, reading = self._backend.timed(self._all, patience_s=patience_s)
             else:
                 for operands in self._operands:
                     seconds, _ = self._backend.timed(partial(self._compute, operands))
                     total += seconds
-        self._runs.append(Run(total / len(self._operands), 0.0, 0.0, clean))
+        self._runs.append((total, reading))
         return total
 
     def _all(self) -> None:
@@ -261,8 +265,11 @@ class _Prepared:
 
     def finish(self) -> list[Run]:
         """Release the operands; what every run took."""
-        self._operands = []
-        return self._runs
+        copies, self._operands = len(self._operands), []
+        return [
+            Run(total / copies, 0.0, 0.0, r.clean, shared=self._backend.clock.shared(r))
+            for total, r in self._runs
+        ]
 
 
 def _clocks() -> dict[str, str]:
