@@ -23,7 +23,7 @@ from typing import NamedTuple
 import numpy as np
 
 from latency_service.calibration.backends import Backend, Prepared, Run
-from latency_service.calibration.timing import faster_half
+from latency_service.calibration.timing import MOST_SHARED, faster_half
 from latency_service.core.errors import CalibrationError
 from latency_service.core.sample import Sample, Workload
 
@@ -36,7 +36,7 @@ _GROUP = 24
 _REORDERS = 250
 _REFERENCE_RUNS = 8
 _REFERENCE = Workload("MatMul", ((192, 192), (192, 192)), outputs=((192, 192),))
-_NOISY, _UNUSABLE, _LEAST_CLEAN, _MOST_SHARED = 0.10, 0.25, 0.3, 0.2
+_NOISY, _UNUSABLE, _LEAST_CLEAN = 0.10, 0.25, 0.3
 # What shares the core comes and goes in milliseconds: longer runs than this need not see it.
 _LONG_S = 0.3e-3
 
@@ -113,7 +113,7 @@ class Bench:
     def warning(self) -> str | None:
         """What to be told of a run that can still be used; None: nothing."""
         told = []
-        if self.shared_share > _MOST_SHARED:
+        if self.shared_share > MOST_SHARED:
             told.append(
                 f"during {100 * self.shared_share:.0f} % of the runs another thread ran on the "
                 "same core; they do not count, and networks will be slower than predicted "

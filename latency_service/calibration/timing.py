@@ -32,6 +32,8 @@ _SLACK_S = 20e-6
 _PROBE, _PROBES = range(100), 4
 # Beside another thread a probe takes 1.3 to 1.8 times as long as alone, alone at most 1.15 times.
 _SHARED = 1.2
+# A larger share of runs that were not alone is worth a remark.
+MOST_SHARED = 0.2
 # So many of the probes are at full pace, on all but hopeless machines.
 _QUICK_SHARE = 0.05
 # A thread beside this one mostly runs for less.

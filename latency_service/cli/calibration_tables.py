@@ -102,6 +102,9 @@ def show(outcome: Outcome, page: Path | None) -> None:
         console.print(f"between two kernels: {format_seconds(measurement.dispatch_s)}")
     if measurement.noise:
         say(f"this run is noisy: {measurement.noise}")
+    warning = measurement.environment.get("warning")
+    if warning:
+        say(f"note: {warning}")
     appended = outcome.appended
     if appended is None:
         print("dry run: nothing was stored")

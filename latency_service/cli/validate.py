@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.table import Table
 
 from latency_service.calibration.backends.onnxruntime_backend import OnnxRuntime, open_backend
+from latency_service.calibration.timing import MOST_SHARED
 from latency_service.cli import options as shared
 from latency_service.core.binding import Binding
 from latency_service.core.errors import ModelFileError
@@ -76,6 +77,13 @@ def _show(found: list[Validation]) -> None:
     if len(found) > 1:
         mean = sum(abs(row["error"]) for row in found) / len(found)
         out.print(f"mean absolute error {100 * mean:.1f} %", highlight=False)
+    beside = sum(row["shared"] for row in found) / len(found)
+    if beside > MOST_SHARED:
+        out.print(
+            f"another thread ran on the same core during {100 * beside:.0f} % of the runs: "
+            "networks take longer then, predictions are of a machine of one's own",
+            highlight=False,
+        )
     for row in found:
         parts = Table(title=Path(row["model"]).name)
         for heading in ("family", "kernels", "predicted", "share"):

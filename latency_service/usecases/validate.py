@@ -30,12 +30,14 @@ class Family(TypedDict):
 class Validation(TypedDict):
     """One network: `error` is predicted / measured - 1, `inside` whether the interval holds.
 
-    Without an interval both its ends and `inside` are None.
+    Without an interval both its ends and `inside` are None. `shared` is the share of its runs
+    beside which another thread ran on the same core.
     """
 
     model: str
     measured_s: float
     spread_s: float
+    shared: float
     predicted_s: float
     low_s: float | None
     high_s: float | None
@@ -96,7 +98,7 @@ def validate(
     predicted = float(structure.seconds.sum())
     low, high = interval_s(predictor, structure) or (None, None)
     progress(name)
-    measured, spread = _measure(backend, model, feeds(graph, binding))
+    measured, spread, shared = _measure(backend, model, feeds(graph, binding))
     families: dict[str, Family] = {}
     for family, seconds in zip(predictor.kernels.families, structure.seconds, strict=True):
         row = families.setdefault(family, {"family": family, "kernels": 0, "predicted_s": 0.0})
@@ -106,6 +108,7 @@ def validate(
         "model": name,
         "measured_s": measured,
         "spread_s": spread,
+        "shared": shared,
         "predicted_s": predicted,
         "low_s": low,
         "high_s": high,
@@ -115,8 +118,10 @@ def validate(
     }
 
 
-def _measure(backend: OnnxRuntime, model: bytes, inputs: Mapping[str, Any]) -> tuple[float, float]:
-    """(lower quartile, quartile range) of undisturbed runs."""
+def _measure(
+    backend: OnnxRuntime, model: bytes, inputs: Mapping[str, Any]
+) -> tuple[float, float, float]:
+    """(lower quartile, quartile range) of undisturbed runs, and the share that was not alone."""
     session = backend.network(model, inputs)
     for _ in range(2):
         session.run()
@@ -125,6 +130,8 @@ def _measure(backend: OnnxRuntime, model: bytes, inputs: Mapping[str, Any]) -> t
         if count >= _LEAST_RUNS and time.monotonic() > until:
             break
         session.run()
-    undisturbed = backend.clock.undisturbed(session.readings[2:])
-    low, high = np.quantile([reading.wall_s for reading in undisturbed], [0.25, 0.75])
-    return float(low), float(high - low)
+    readings, clock = session.readings[2:], backend.clock
+    seconds = [reading.wall_s for reading in clock.undisturbed(readings)]
+    low, high = np.quantile(seconds, [0.25, 0.75])
+    shared = [clock.shared(reading) for reading in readings]
+    return float(low), float(high - low), sum(shared) / len(shared)

@@ -12,6 +12,7 @@ from latency_service.calibration.report import NetworkPoint
 from latency_service.core.costing import cost_model
 from latency_service.core.costs import CostModel
 from latency_service.core.efficiency import Efficiency
+from latency_service.core.features import FloatArray
 from latency_service.core.predict import Predictor, interval_s
 from latency_service.core.profile import FusionRules, Profile
 from latency_service.ingest import read_network
@@ -23,6 +24,9 @@ _MEASURED = (*_CONVOLUTIONS, "float32 Gemm")
 _ALONE_S = tuple(0.5e-6 * step for step in range(25))
 _NEAR_S = tuple(2e-6 * step for step in range(17))
 _NEAR_BYTES = (1e6, 2e6, 4e6, 8e6)
+# Standard deviation, in logarithms, between calibrations of how fast all kernels come out; less
+# than a thousandth is not worth a correction.
+_PACE_SPREAD, _LEAST_SHIFT = 0.03, 1e-3
 
 
 def in_networks(
@@ -31,8 +35,8 @@ def in_networks(
     """The model with what kernels take less in a network, from the references that help the fit.
 
     First what a call takes; then `near_s` and `alone_s` in turns, for every `near_bytes`: those
-    that make the mean absolute logarithm of predicted / measured least. Nothing changes without
-    such networks.
+    that make the mean absolute logarithm of predicted / measured least; last, how much slower all
+    kernels are. Nothing changes without such networks.
 
     Args:
         networks: measured seconds by name.
@@ -46,9 +50,13 @@ def in_networks(
     convolves = any(name.endswith(_CONVOLUTIONS) for name in efficiency.families)
     measured = [networks[reference.name] for reference, _ in known]
 
-    def error(candidate: Efficiency) -> float:
+    def logarithms(candidate: Efficiency) -> FloatArray:
         predicted = [Predictor(c, candidate).at(c.sizes).seconds.sum() for _, c in known]
-        return float(np.abs(np.log(np.divide(predicted, measured))).mean())
+        found: FloatArray = np.log(np.divide(measured, predicted))
+        return found
+
+    def error(candidate: Efficiency) -> float:
+        return float(np.abs(logarithms(candidate)).mean())
 
     found = []
     for size in _NEAR_BYTES:
@@ -59,7 +67,33 @@ def in_networks(
                 one = min((replace(one, alone_s=seconds) for seconds in _ALONE_S), key=error)
         found.append(one)
     best = min(found, key=error)
-    return best if best.near_s else replace(best, near_bytes=0.0)
+    best = best if best.near_s else replace(best, near_bytes=0.0)
+    large = [not reference.tiny for reference, _ in known]
+    return _slower(best, logarithms(best)[large]) if any(large) else best
+
+
+def _slower(efficiency: Efficiency, logarithms: FloatArray) -> Efficiency:
+    """The model with all kernels slower by what whole networks say on the whole.
+
+    From one calibration to the next all kernels come out some per cent faster or slower, while
+    readings of whole networks repeat within one. The posterior mean of a normal distribution whose
+    prior is no difference (Gelman et al. 2013, equation 2.12), of robust estimates: the median and
+    the median absolute deviation.
+
+    Args:
+        logarithms: (N,) of measured / predicted.
+    """
+    middle = float(np.median(logarithms))
+    spread = 1.4826 * float(np.median(np.abs(logarithms - middle)))
+    variance = np.pi / 2.0 * spread**2 / len(logarithms)  # of the median
+    shift = middle * _PACE_SPREAD**2 / (_PACE_SPREAD**2 + variance)
+    if abs(shift) < _LEAST_SHIFT:
+        return efficiency
+    families = {
+        name: replace(model, mean=model.mean + shift) for name, model in efficiency.families.items()
+    }
+    merged = {name: seconds * float(np.exp(shift)) for name, seconds in efficiency.merged.items()}
+    return replace(efficiency, families=families, merged=merged)
 
 
 def report_points(profile: Profile, networks: Mapping[str, float]) -> list[NetworkPoint]:

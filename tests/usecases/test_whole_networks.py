@@ -75,6 +75,28 @@ def test_only_convolutions_start_sooner():
     assert rows[0] == pytest.approx(rows[1])
 
 
+@pytest.mark.parametrize("slower", [0.93, 1.05])
+def test_all_kernels_are_as_much_slower_as_all_networks(slower: float):
+    measured = {name: slower * s for name, s in latencies(EFFICIENCY, fitted=True).items()}
+    found = in_networks(EFFICIENCY, RULES, measured)
+    held_out, before = latencies(found, fitted=False), latencies(EFFICIENCY, fitted=False)
+    for name in held_out:
+        if "tiny" not in name:
+            assert held_out[name] / before[name] == pytest.approx(slower, rel=0.02)
+
+
+def test_networks_that_disagree_change_little():
+    measured = latencies(EFFICIENCY, fitted=True)
+    names = [name for name in measured if "tiny" not in name]
+    for place, name in enumerate(names):
+        measured[name] *= 1.3 if place % 2 else 0.8
+    found = in_networks(replace(EFFICIENCY, alone_s=0.0), RULES, measured)
+    shifts = {model.mean for model in found.families.values()}
+    assert len(shifts) == 1
+    # the two in the middle are 0.8 and 1.3
+    assert abs(shifts.pop()) < 0.02
+
+
 def test_half_of_them_take_part_in_the_fit():
     kinds = {row.name.rsplit(" ", 1)[0] for row in REFERENCES if row.name != NOTHING}
     for kind in kinds:
