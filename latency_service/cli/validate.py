@@ -14,7 +14,7 @@ from latency_service.calibration.backends.onnxruntime_backend import OnnxRuntime
 from latency_service.calibration.timing import MOST_SHARED
 from latency_service.cli import options as shared
 from latency_service.core.binding import Binding
-from latency_service.core.errors import ModelFileError
+from latency_service.core.errors import CalibrationError, ModelFileError
 from latency_service.core.units import format_seconds
 from latency_service.ingest import read_network
 from latency_service.usecases.coefficients import find_revision
@@ -42,8 +42,14 @@ def validate(
     )
     found: list[Validation] = []
     with shared.workbench() as bench:
+        catalogue = bench.catalogue()
+        if runtime is None and backend.runtime not in catalogue.runtimes(device):
+            raise CalibrationError(
+                f"{device!r} has not been calibrated for {backend.runtime!r}, which is what runs "
+                f"here; run: calibrate --device {device} --threads {threads}"
+            )
         profile = find_revision(
-            bench, bench.catalogue(), device, runtime or backend.runtime, revision
+            bench, catalogue, device, runtime or backend.runtime, revision
         ).profile
         for path in models:
             try:
