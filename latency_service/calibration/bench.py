@@ -181,35 +181,41 @@ class Bench:
         again = _alone([[run for run in part if run.clean and run.cached] for part in parts])
         if not own:
             return []
+        runs = [run for part in own for run in part]
         rounds_s = [faster_half([run.kernel_s for run in part]) for part in own]
         again_s = min((run.kernel_s for part in again for run in part), default=None)
         # memory is what neighbours disturb most, and only ever slow down
         best = self.backend.threads > 1 or again_s is not None
-        middle = min(rounds_s) if best else _typical([run.kernel_s for part in own for run in part])
+        middle = min(rounds_s) if best else _typical([run.kernel_s for run in runs])
         if middle > 20 * self.backend.resolution_s:
             self.spreads.append(float(np.subtract(*np.quantile(rounds_s, [0.75, 0.25]))) / middle)
-        reordered = [
-            (kind, shape, [getattr(run, field) for part in own for run in part])
-            for kind, shape, field in (
-                ("ReorderInput", work.inputs[0], "to_blocks_s"),
-                ("ReorderOutput", work.outputs[0] if work.outputs else (), "from_blocks_s"),
-            )
-        ]
-        blocked = any(max(values) > 0 for _, _, values in reordered)
+        to_blocks = [run.to_blocks_s for run in runs]
+        from_blocks = [run.from_blocks_s for run in runs]
+        blocked = max(to_blocks) > 0 or max(from_blocks) > 0
         plain_form_too = work.op not in ("Conv", "ConvTranspose")
         again_s = None if again_s is None else min(again_s, middle)
         found = [Sample(work, middle, tuple(rounds_s), blocked and plain_form_too, again_s)]
         one_image = len(work.inputs) - len(work.learned) == 1 and len(work.inputs[0]) == 4
-        pays = blocked and one_image and not work.merges
-        if pays and self.reorders < _REORDERS:
+        if blocked and one_image and not work.merges and self.reorders < _REORDERS:
             self.reorders += 1
-            for kind, shape, values in reordered:
-                if max(values) > 0:
-                    moved = replace(work, op=kind, inputs=(shape,), attributes={}, learned=(),
-                                    outputs=(shape,))  # fmt: skip
-                    seconds = max(_typical(values), 0.1 * self.backend.resolution_s)
-                    found.append(Sample(moved, seconds))
+            found += [
+                Sample(_reorder(work, kind, shape), self._least(_typical(values)))
+                for kind, shape, values in (
+                    ("ReorderInput", work.inputs[0], to_blocks),
+                    ("ReorderOutput", work.outputs[0], from_blocks),
+                )
+                if max(values) > 0
+            ]
         return found
+
+    def _least(self, seconds: float) -> float:
+        """No less than a tenth of what the clock resolves."""
+        return max(seconds, 0.1 * self.backend.resolution_s)
+
+
+def _reorder(work: Workload, kind: str, shape: tuple[int, ...]) -> Workload:
+    """The reorder of a workload's input or output."""
+    return replace(work, op=kind, inputs=(shape,), attributes={}, learned=(), outputs=(shape,))
 
 
 def _alone(rounds: Sequence[list[Run]]) -> list[list[Run]]:
