@@ -3,8 +3,8 @@
 A kernel's time is `base x exp(correction)`. The base is a roofline with the family's own achieved
 rates and its fixed time, `fixed_s + max(work / flops_per_s, moved / bytes_per_s)`; the correction
 is the posterior mean of a Gaussian process over the kernel's shape (Rasmussen and Williams 2006,
-chapters 2 and 8.3: `sum_j weight_j k(x, point_j)` with a squared-exponential kernel). Far from
-everything measured the correction fades and the base remains.
+chapters 2 and 8.3: `sum_j weight_j k(x, point_j)` with a squared-exponential kernel). Between what
+was measured and far from all of it the correction fades; beyond its edge it stays what it is there.
 
 Each feature of a shape depends on the layer's input channels, on its output channels or on neither,
 so the kernel function is a product of three factors and a layer can be tabulated over its widths.
@@ -87,16 +87,14 @@ class FamilyModel:
         return result
 
     def features_at(self, dims: FloatArray) -> FloatArray:
-        """(..., F) scaled features at (..., D) dimensions.
+        """(..., F) scaled features at (..., D) dimensions, no further out than the support points.
 
-        A GPU's are no further out than the support points: beyond what was measured a kernel uses
-        it as well as at the nearest that was. CPUs' networks hardly leave what was measured.
+        Beyond what was measured a kernel uses the device as well as at the nearest that was: it
+        is the largest, and the best at it, that networks go beyond.
         """
         known = features_of(self.flops_per_s is not None, self.units)
         columns = [known[name](dims) for name in self.features]
         scaled: FloatArray = np.stack(columns, axis=-1) / np.array(self.lengths)
-        if self.units == 1:
-            return scaled
         points = np.array(self.points)
         within: FloatArray = np.clip(scaled, points.min(axis=0), points.max(axis=0))
         return within
