@@ -3,8 +3,9 @@
 A kernel's time is `base x exp(correction)`. The base is a roofline with the family's own achieved
 rates and its fixed time, `fixed_s + max(work / flops_per_s, moved / bytes_per_s)`; the correction
 is the posterior mean of a Gaussian process over the kernel's shape (Rasmussen and Williams 2006,
-chapters 2 and 8.3: `sum_j weight_j k(x, point_j)` with a squared-exponential kernel). Between what
-was measured and far from all of it the correction fades; beyond its edge it stays what it is there.
+chapters 2 and 8.3: `sum_j weight_j k(x, point_j)` with a squared-exponential kernel). Between
+samples that lie far apart the correction fades and the base remains; beyond the outermost ones it
+stays what it is there.
 
 Each feature of a shape depends on the layer's input channels, on its output channels or on neither,
 so the kernel function is a product of three factors and a layer can be tabulated over its widths.
@@ -89,8 +90,9 @@ class FamilyModel:
     def features_at(self, dims: FloatArray) -> FloatArray:
         """(..., F) scaled features at (..., D) dimensions, no further out than the support points.
 
-        Beyond what was measured a kernel uses the device as well as at the nearest that was: it
-        is the largest, and the best at it, that networks go beyond.
+        Beyond what was measured a kernel uses the device as well as at the nearest that was. The
+        mean, which the correction would fade to, is that of all samples; what networks hold beyond
+        them is larger, and large kernels use a device best.
         """
         known = features_of(self.flops_per_s is not None, self.units)
         columns = [known[name](dims) for name in self.features]

@@ -1,10 +1,10 @@
-"""What a fit of GPU kernels depends on, and what it says beyond its samples."""
+"""What a fit of GPU kernels depends on, and what any fit says beyond its samples."""
 
 import numpy as np
 import pytest
 
 from latency_service.core.efficiency import FamilyModel
-from latency_service.core.fit import fit, gpu_settings, sample_geometry, unseen
+from latency_service.core.fit import Settings, fit, gpu_settings, sample_geometry, unseen
 from latency_service.core.sample import Sample, Workload
 
 LAUNCH_S, BYTES_PER_S = 29e-6, 811e9
@@ -41,9 +41,29 @@ def test_far_beyond_the_samples_memory_is_as_fast_as_at_the_largest(model: Famil
     assert predicted_s(model, 64, 4096, 4096) == pytest.approx(took_s(64, 4096, 4096), rel=0.02)
 
 
-def test_features_stay_where_something_was_measured(model: FamilyModel) -> None:
-    dims = np.ones((1, 16)) * 1e12
-    assert (model.features_at(dims) <= np.array(model.points).max(axis=0)).all()
+@pytest.mark.parametrize("settings", [Settings(), gpu_settings(80)])
+def test_beyond_the_samples_a_kernel_is_as_good_as_the_largest(settings: Settings) -> None:
+    chance = np.random.default_rng(5)
+    edges = [tuple(map(int, chance.integers(7, 257, 3))) for _ in range(150)]
+
+    def product_s(rows: int, depth: int, cols: int) -> float:
+        # the more rows, the closer to the peak
+        return 3e-6 + 2.0 * rows * depth * cols / 97e9 * (1.0 + 89.0 / rows)
+
+    def product(rows: int, depth: int, cols: int) -> Workload:
+        shapes = (rows, depth), (depth, cols)
+        return Workload("MatMul", shapes, learned=(1,), outputs=((rows, cols),))
+
+    (found,) = fit([Sample(product(*edge), product_s(*edge)) for edge in edges], settings)
+    _, largest, _ = sample_geometry(Sample(product(257, 131, 131), 1.0))
+    _, larger, _ = sample_geometry(Sample(product(4099, 131, 131), 1.0))
+    dims = np.array([largest, larger])
+    points = np.array(found.model.points)
+    features = found.model.features_at(dims)
+    assert (features <= points.max(axis=0)).all()
+    assert (features >= points.min(axis=0)).all()
+    at_largest, beyond = found.model.seconds(dims, 4.0) / found.model.base_s(dims, 4.0)
+    assert beyond == pytest.approx(at_largest, rel=0.1)
 
 
 @pytest.mark.parametrize(

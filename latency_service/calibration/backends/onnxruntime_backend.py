@@ -280,7 +280,7 @@ class _Session:
         self._written.fill(0.0)
         for raw in self._raw:
             np.bitwise_or(raw, raw, out=raw)
-        # it may wait as long as it takes
+        # longer than a run takes, another run is worth more than a wait
         patience_s = self.readings[-1].wall_s if self.readings else 0.0
         with self.backend.clock.reading(patience_s) as reading:
             try:
