@@ -22,11 +22,6 @@ import numpy as np
 from latency_service.core.features import FloatArray, features_of
 from latency_service.core.geometry import Dim
 
-# Utilisation may exceed 1 only where fewer operations are done than are counted: Winograd's
-# convolutions need 2.25 times fewer multiplications for 3x3 taps in tiles of 2, up to 4 in tiles
-# of 4 (Lavin and Gray 2016).
-MOST_UTILISATION: Mapping[str, float] = {"Conv/dense": 4.0, "Conv/grouped": 4.0}
-
 # A convolution that moves more finds nothing of it in a nearer cache.
 NEAR_KERNEL_BYTES = 1e6
 # What a kernel reads and writes.
@@ -50,6 +45,8 @@ class FamilyModel:
         samples: how many measurements it rests on.
         cached_s_per_byte: seconds that a kernel saves for every byte of constants that is still in
             the last cache, where the others' come from memory.
+        block, alignment: of the runtime's layout (`Layout`) where the family's kernels run on
+            blocks of channels; 0 where they do not.
     """
 
     fixed_s: float
@@ -65,10 +62,38 @@ class FamilyModel:
     median_error: float
     samples: int
     cached_s_per_byte: float = 0.0
+    block: int = 0
+    alignment: int = 0
 
     def base_s(self, dims: FloatArray, itemsize: float) -> FloatArray:
         """(...) seconds of the family's own roofline at (..., D) dimensions."""
-        return self.roofline_s(moved_bytes(dims, itemsize), dims[..., Dim.WORK])
+        return self.roofline_s(moved_bytes(dims, itemsize), self.done(dims))
+
+    def done(self, dims: FloatArray) -> FloatArray:
+        """(...) FLOPs that the kernels do at (..., D) dimensions."""
+        work: FloatArray = dims[..., Dim.WORK]
+        if not self.block:
+            return work
+        filters = dims[..., Dim.BATCH] * dims[..., Dim.COLS]
+        inputs = dims[..., Dim.DEPTH] / dims[..., Dim.TAPS]
+        return work * self.filled(filters) * self.needed(inputs, dims[..., Dim.INSIDE])
+
+    def filled(self, filters: FloatArray) -> FloatArray:
+        """(...) filters that are computed for each of (...), among them those that fill a block."""
+        whole = np.ceil(np.round(filters, 6) / self.block) * self.block
+        ratio: FloatArray = whole / np.maximum(filters, 1e-9)
+        return ratio
+
+    def needed(self, inputs: FloatArray, inside: FloatArray | float) -> FloatArray:
+        """(...) share of the taps that a convolution of (...) inputs computes.
+
+        On blocks of channels it leaves out those that fall on padding. Over unaligned inputs it is
+        a product of matrices, padding and all.
+        """
+        found = np.round(inputs, 6)
+        direct = (found < self.block) | (found % self.alignment == 0)
+        share: FloatArray = np.where(direct, inside, 1.0)
+        return share
 
     def roofline_s(self, moved: FloatArray, work: FloatArray) -> FloatArray:
         """(...) seconds of the family's own roofline at (...) bytes and FLOPs."""

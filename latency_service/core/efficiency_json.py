@@ -12,7 +12,8 @@ from latency_service.core.errors import ProfileError
 from latency_service.core.features import features_of
 
 _LATER = (
-    "alone_s", "cached_s_per_byte", "call_s", "launches_ahead", "near_bytes", "near_s",
+    "alignment", "alone_s", "block", "cached_s_per_byte", "call_s", "launches_ahead", "near_bytes",
+    "near_s",
 )  # fmt: skip
 
 
@@ -122,6 +123,8 @@ def _family(read: _Reader, document: Any, at: str) -> FamilyModel:
         cached_s_per_byte=read.number(
             row.get("cached_s_per_byte", 0.0), f"{at}.cached_s_per_byte", 0.0
         ),
+        block=int(read.number(row.get("block", 0), f"{at}.block", 0.0)),
+        alignment=int(read.number(row.get("alignment", 0), f"{at}.alignment", 0.0)),
     )
     wide = {len(model.features), len(model.lengths), *(len(point) for point in model.points)}
     if len(wide) > 1 or len(model.points) != len(model.weights):
@@ -129,6 +132,8 @@ def _family(read: _Reader, document: Any, at: str) -> FamilyModel:
             f"{read.where}: {at} needs as many lengths and columns of points as features, and as "
             "many weights as points"
         )
+    if model.block and not model.alignment:
+        raise ProfileError(f"{read.where}: {at} has a block and needs an alignment")
     if any(length <= 0 for length in model.lengths):
         raise ProfileError(f"{read.where}: {at}.lengths must be positive")
     return model

@@ -14,7 +14,7 @@ import numpy as np
 
 from latency_service.core.bind import bind
 from latency_service.core.binding import Binding
-from latency_service.core.efficiency import FamilyModel, moved_bytes
+from latency_service.core.efficiency import FamilyModel, Layout, moved_bytes
 from latency_service.core.features import FloatArray, features_of
 from latency_service.core.gaussian_process import cross_validate, learn, learn_delayed, rounded
 from latency_service.core.geometry import Dim, geometry, reorder_geometry
@@ -41,12 +41,14 @@ class Settings:
         support: most support points of a family.
         learn_from: most samples that the length scales are learned from.
         resolution_s: of the clock that took the samples.
+        layout: of the runtime; None where it keeps one.
     """
 
     units: int = 1
     support: int = 384
     learn_from: int = 480
     resolution_s: float = 0.5e-6
+    layout: Layout | None = None
 
 
 def gpu_settings(units: int) -> Settings:
@@ -55,15 +57,19 @@ def gpu_settings(units: int) -> Settings:
 
 
 _PRODUCTS = frozenset({"Gemm", "MatMul"})
+_BLOCKED = ("Conv/dense", "Conv/pointwise", "Conv/depthwise", "Conv/grouped")
 
 
 def settings_of(family: str, settings: Settings) -> Settings:
     """The settings of one family: on a GPU all but convolutions need more still.
 
-    The libraries for products of matrices choose among dozens of kernels: with 384 points errors on
-    samples left out are a quarter larger. The other families are cheap to learn from more samples.
+    Only convolutions run on blocks of channels. The libraries for products of matrices choose among
+    dozens of kernels: with 384 points errors on samples left out are a quarter larger. The other
+    families are cheap to learn from more samples.
     """
     op = family.partition("/")[0]
+    if family not in _BLOCKED:
+        settings = replace(settings, layout=None)
     if settings.units == 1 or op.startswith("Conv"):
         return settings
     if op in _PRODUCTS:
@@ -90,8 +96,11 @@ def fit_family(
     Returns:
         The model, and (N,) log(measured / predicted) of each sample when it was left out.
     """
-    base = _base(dims, seconds, itemsize, contraction, settings)
-    plain = FamilyModel(*base, settings.units, (), (), (), (), 0.0, 0.0, 0.0, len(seconds))
+    blank = FamilyModel(0.0, 1.0, 1.0, settings.units, (), (), (), (), 0.0, 0.0, 0.0, len(seconds))
+    if settings.layout is not None:
+        layout = settings.layout
+        blank = replace(blank, block=layout.block, alignment=layout.alignment)
+    plain = _with_base(blank, dims, seconds, itemsize, contraction, settings)
     target = np.log(seconds / plain.base_s(dims, itemsize))
     known = features_of(contraction, settings.units)
     columns = {name: feature(dims) for name, feature in known.items() if name not in unseen}
@@ -117,17 +126,15 @@ def fit_family(
     told = left_out[seconds > 5 * settings.resolution_s]
     told = told if told.size >= 5 else left_out
     spread = float(np.sqrt(np.mean(np.clip(told, -1.0, 1.0) ** 2)))
-    model = FamilyModel(
-        *base,
-        settings.units,
-        names,
-        tuple(process.lengths.tolist()),
-        tuple(map(tuple, points.tolist())),
-        tuple(rounded(weights, _WEIGHT_DIGITS).tolist()),
-        float(process.mean),
-        spread,
-        float(np.median(np.abs(np.exp(-told) - 1.0))),
-        len(seconds),
+    model = replace(
+        plain,
+        features=names,
+        lengths=tuple(process.lengths.tolist()),
+        points=tuple(map(tuple, points.tolist())),
+        weights=tuple(rounded(weights, _WEIGHT_DIGITS).tolist()),
+        mean=float(process.mean),
+        spread=spread,
+        median_error=float(np.median(np.abs(np.exp(-told) - 1.0))),
     )
     return model, left_out
 
@@ -153,13 +160,14 @@ def unseen(family: str) -> frozenset[str]:
     return rows
 
 
-def _base(
+def _with_base(
+    blank: FamilyModel,
     dims: FloatArray,
     seconds: FloatArray,
     itemsize: float,
     contraction: bool,
     settings: Settings,
-) -> tuple[float, float | None, float]:
+) -> FamilyModel:
     """Fixed seconds and achieved rates: those of the fastest samples that the clock resolves.
 
     On a GPU the bandwidth of what only moves memory is that of the largest samples: networks move
@@ -176,8 +184,9 @@ def _base(
         if settings.units > 1:
             largest = moved >= np.quantile(moved, 0.95)
             bytes_per_s = float(np.median(moved[largest] / rest[largest]))
-        return fixed, None, bytes_per_s
-    return fixed, float(np.quantile(dims[:, Dim.WORK] / rest, 0.97)), bytes_per_s
+        return replace(blank, fixed_s=fixed, flops_per_s=None, bytes_per_s=bytes_per_s)
+    flops_per_s = float(np.quantile(blank.done(dims) / rest, 0.97))
+    return replace(blank, fixed_s=fixed, flops_per_s=flops_per_s, bytes_per_s=bytes_per_s)
 
 
 @dataclass(frozen=True, slots=True)

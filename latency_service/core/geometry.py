@@ -36,7 +36,8 @@ class Dim(IntEnum):
     CONSTANT_ELEMENTS = 12  # learned operands; may be 0
     EXTRA_ELEMENTS = 13  # what fused operators read besides; may be 0
     STEPS = 14  # iterations that wait for each other: a recurrent layer's time steps
-    WORK = 15  # FLOPs of the kernel; may be 0
+    WORK = 15  # FLOPs of the kernel, those on padding counted; may be 0
+    INSIDE = 16  # share of a convolution's taps that fall on the image and not on its padding
 
 
 class Follows(IntEnum):
@@ -50,9 +51,9 @@ class Follows(IntEnum):
 
 _N, _R, _W, _B = Follows
 # In the order of Dim: dense contractions, those whose groups live and die, and everything else.
-DENSE = (_N, _N, _R, _W, _N, _N, _N, _N, _N, _N, _R, _W, _B, _W, _N, _B)
-GROUPED = (_W, _N, _N, _N, _N, _N, _N, _N, _N, _N, _R, _W, _W, _W, _N, _W)
-OTHER = (_N, _N, _N, _N, _N, _N, _N, _N, _N, _N, _R, _W, _W, _W, _N, _N)
+DENSE = (_N, _N, _R, _W, _N, _N, _N, _N, _N, _N, _R, _W, _B, _W, _N, _B, _N)
+GROUPED = (_W, _N, _N, _N, _N, _N, _N, _N, _N, _N, _R, _W, _W, _W, _N, _W, _N)
+OTHER = (_N, _N, _N, _N, _N, _N, _N, _N, _N, _N, _R, _W, _W, _W, _N, _N, _N)
 
 Geometry = tuple[float, ...]
 Row = tuple[str, Geometry, tuple[Follows, ...]]
@@ -126,8 +127,8 @@ def _convolution(node: Node) -> Row:
     group = node.integer("group", 1)
     channels, filters, taps = x[1] // group, out[1] // group, math.prod(kernel)
     positions = math.prod(out[2:])
-    strides = node.integers("strides") or [1]
-    dilations = node.integers("dilations") or [1]
+    strides = node.integers("strides") or [1] * len(kernel)
+    dilations = node.integers("dilations") or [1] * len(kernel)
     op = "Conv" if node.layer.op == "FusedConv" else node.layer.op
     if group == 1:
         kind = "pointwise" if taps == 1 else "dense"
@@ -146,8 +147,34 @@ def _convolution(node: Node) -> Row:
         images=x[0],
         inner=positions,
         work=2.0 * x[0] * positions * out[1] * channels * taps,
+        inside=_inside(node, kernel, strides, dilations),
     )
     return f"{op}/{kind}", dims, DENSE if group == 1 else GROUPED
+
+
+def _inside(
+    node: Node, kernel: Sequence[int], strides: Sequence[int], dilations: Sequence[int]
+) -> float:
+    """Share of a convolution's taps that fall on the image and not on its padding."""
+    x, out = node.x.shape[2:], node.outputs[0].shape[2:]
+    auto = node.text("auto_pad", "NOTSET")
+    pads = node.integers("pads") or [0] * (2 * len(kernel))
+    share = 1.0
+    for axis, (size, extent, count) in enumerate(zip(kernel, x, out, strict=True)):
+        stride, dilation, before = strides[axis], dilations[axis], pads[axis]
+        if auto.startswith("SAME"):
+            all_padding = max((count - 1) * stride + dilation * (size - 1) + 1 - extent, 0)
+            before = (all_padding + (auto == "SAME_LOWER")) // 2
+        elif auto == "VALID":
+            before = 0
+        on_image = 0
+        for tap in range(size):
+            offset = tap * dilation - before  # of this tap at the first output position
+            first = max(-(offset // stride), 0)
+            last = min((extent - 1 - offset) // stride, count - 1)
+            on_image += max(last - first + 1, 0)
+        share *= on_image / max(size * count, 1)
+    return share
 
 
 def _transposed(node: Node) -> Row:
@@ -230,7 +257,7 @@ def _depth(node: Node, rows: int) -> int:
 
 
 # A product of two activations: what dies with a channel is a head, one of the batch.
-_HEADS = (_W, _N, _N, _N, _N, _N, _N, _N, _N, _N, _R, _W, _N, _W, _N, _W)
+_HEADS = (_W, _N, _N, _N, _N, _N, _N, _N, _N, _N, _R, _W, _N, _W, _N, _W, _N)
 
 
 def _other(node: Node) -> Row:

@@ -207,7 +207,7 @@ class _Kernel:
         """(...) seconds at (...) shares; of one run."""
         predictor = self.predictor
         moved = self.moved_bytes(reads, writes)
-        work = self._sum((Dim.WORK,), reads, writes)
+        work = self._done(reads, writes)
         if self.model is None:
             value = predictor.unmeasured_s(self.group, moved, work)
         else:
@@ -232,6 +232,18 @@ class _Kernel:
         columns = [self._sum((dim,), reads, writes) for dim in Dim]
         dims = np.round(np.stack(np.broadcast_arrays(*columns), axis=-1), 6)
         return self.model.features_at(dims)
+
+    def _done(self, reads: FloatArray, writes: FloatArray) -> FloatArray:
+        """(...) FLOPs that it does at (...) shares."""
+        model = self.model
+        work = self._sum((Dim.WORK,), reads, writes)
+        if model is None or not model.block:
+            return work
+        groups, columns, depth = (
+            self._sum((dim,), reads, writes) for dim in (Dim.BATCH, Dim.COLS, Dim.DEPTH)
+        )
+        needed = model.needed(depth / self.dims[Dim.TAPS], float(self.dims[Dim.INSIDE]))
+        return work * model.filled(groups * columns) * needed
 
     def _sum(self, which: tuple[Dim, ...], reads: FloatArray, writes: FloatArray) -> FloatArray:
         """(...) the sum of some dimensions at (...) shares."""

@@ -9,7 +9,7 @@ from dataclasses import replace
 from typing import Any
 
 from latency_service.calibration.measurement import Measurement, Rate
-from latency_service.core.efficiency import Efficiency
+from latency_service.core.efficiency import Efficiency, Layout
 from latency_service.core.errors import CalibrationError
 from latency_service.core.fit import FamilyFit, Settings, fit, gpu_settings, merged_costs
 from latency_service.core.profile import (
@@ -54,7 +54,9 @@ def revision_profile(
         SampleError: if a sample's shapes are impossible.
     """
     how = source or f"latency-service calibrate: {measurement.runtime} on {_processor(measurement)}"
-    settings = replace(_settings(measurement.units), resolution_s=measurement.resolution_s)
+    settings = replace(
+        _settings(measurement.units, measurement.layout), resolution_s=measurement.resolution_s
+    )
     samples = at_one_pace(measurement.samples)
     fits = fit(samples, settings)
     bandwidth = _streaming(fits, sheet)
@@ -107,7 +109,7 @@ def refitted(profile: Profile, samples: Sequence[Sample]) -> tuple[Profile, list
         )
     units = max((model.units for model in before.families.values()), default=1)
     resolution_s = profile.device.facts.get(_RESOLUTION, {}).get("value")
-    settings = _settings(units)
+    settings = _settings(units, before.layout)
     if isinstance(resolution_s, int | float):
         settings = replace(settings, resolution_s=float(resolution_s))
     samples = at_one_pace(samples)
@@ -117,8 +119,8 @@ def refitted(profile: Profile, samples: Sequence[Sample]) -> tuple[Profile, list
     return _as_stored(replace(profile, efficiency=efficiency)), fits
 
 
-def _settings(units: int) -> Settings:
-    return gpu_settings(units) if units > 1 else Settings()
+def _settings(units: int, layout: Layout | None) -> Settings:
+    return replace(gpu_settings(units) if units > 1 else Settings(), layout=layout)
 
 
 def _as_stored(profile: Profile) -> Profile:

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from latency_service.core.fit import sample_geometry
 from latency_service.core.geometry import Dim
@@ -64,3 +68,64 @@ def test_softmax(axis: int, expected: tuple[str, float]) -> None:
 def test_runs_of_a_product_by_elements(other: tuple[int, ...], expected: tuple[str, float]) -> None:
     shape = (2, 3, 5, 7)
     assert family(Workload("Mul", (shape, other), outputs=(shape,))) == expected
+
+
+def inside(image: tuple[int, ...], kernel: tuple[int, ...], **attributes: Any) -> float:
+    """Share of a convolution's taps that fall on the image."""
+    work = Workload(
+        "Conv", ((1, 3, *image), (5, 3, *kernel), (5,)), attributes, learned=(1, 2),
+        outputs=(output_shape(image, kernel, **attributes),),
+    )  # fmt: skip
+    _, dims, _ = sample_geometry(Sample(work, 1.0))
+    return dims[Dim.INSIDE]
+
+
+def output_shape(image: tuple[int, ...], kernel: tuple[int, ...], **attributes: Any) -> Any:
+    rank = len(image)
+    strides = attributes.get("strides", [1] * rank)
+    pads = attributes.get("pads", [0] * 2 * rank)
+    dilations = attributes.get("dilations", [1] * rank)
+    sizes = [
+        (image[k] + pads[k] + pads[rank + k] - dilations[k] * (kernel[k] - 1) - 1) // strides[k] + 1
+        for k in range(rank)
+    ]
+    if attributes.get("auto_pad", "NOTSET").startswith("SAME"):
+        sizes = [-(-image[k] // strides[k]) for k in range(rank)]
+    return 1, 5, *sizes
+
+
+def test_taps_on_padding() -> None:
+    # of 3 taps at each of 7 rows one falls outside at either end
+    around = {"pads": [1, 1, 1, 1]}
+    assert inside((7, 11), (3, 3), **around) == pytest.approx(19 / 21 * 31 / 33)
+    assert inside((7, 11), (3, 3)) == 1.0
+    assert inside((7, 11), (1, 1)) == 1.0
+    # a window larger than the image: it covers the 4 rows wherever it stands
+    assert inside((4,), (39,), pads=[19, 19]) == pytest.approx(4 / 39)
+
+
+@pytest.mark.parametrize(
+    ("auto_pad", "expected"),
+    # 5 positions, stride 2, window 4: outputs at -1, 1, 3 or, padded below, at -2, 0, 2
+    [("SAME_UPPER", (3 + 4 + 2) / 12), ("SAME_LOWER", (2 + 4 + 3) / 12), ("VALID", 1.0)],
+)
+def test_taps_on_padding_that_is_left_to_the_runtime(auto_pad: str, expected: float) -> None:
+    assert inside((5,), (4,), strides=[2], auto_pad=auto_pad) == pytest.approx(expected)
+
+
+@given(
+    extent=st.integers(1, 13), size=st.integers(1, 7), stride=st.integers(1, 3),
+    dilation=st.integers(1, 3), before=st.integers(0, 5), after=st.integers(0, 5),
+)  # fmt: skip
+def test_taps_on_padding_counted_one_by_one(
+    extent: int, size: int, stride: int, dilation: int, before: int, after: int
+) -> None:
+    outputs = (extent + before + after - dilation * (size - 1) - 1) // stride + 1
+    if outputs < 1:
+        return
+    taps = [
+        0 <= y * stride - before + k * dilation < extent
+        for y in range(outputs) for k in range(size)
+    ]  # fmt: skip
+    found = inside((extent,), (size,), strides=[stride], dilations=[dilation], pads=[before, after])
+    assert found == pytest.approx(sum(taps) / len(taps))

@@ -1,0 +1,88 @@
+"""What convolutions on blocks of channels compute: whole blocks of filters, no padding."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from latency_service.core.efficiency import FamilyModel, Layout
+from latency_service.core.fit import FamilyFit, Settings, fit, sample_geometry
+from latency_service.core.sample import Sample, Workload
+
+PLAIN = FamilyModel(0.0, 1e9, 1e30, 1, (), (), (), (), 0.0, 0.1, 0.1, 50)
+BLOCKED = replace(PLAIN, block=16, alignment=4)
+LAYOUT = Layout(16, 4, (), ())
+RATE = 97e9
+
+
+def convolution(inputs: int, filters: int, edge: int, kernel: int = 3) -> Workload:
+    pad = kernel // 2
+    return Workload(
+        "Conv",
+        ((1, inputs, edge, edge), (filters, inputs, kernel, kernel), (filters,)),
+        {"pads": [pad] * 4},
+        learned=(1, 2),
+        outputs=((1, filters, edge, edge),),
+    )
+
+
+def seconds(model: FamilyModel, work: Workload) -> float:
+    _, dims, _ = sample_geometry(Sample(work, 1.0))
+    return float(model.seconds(np.array(dims), 4.0))
+
+
+def counted(inputs: int, filters: int, edge: int) -> float:
+    return 2.0 * 9 * inputs * filters * edge**2
+
+
+INSIDE = (19 / 21) ** 2  # of a 3x3 window over 7x7 positions
+
+
+@pytest.mark.parametrize(
+    ("inputs", "filters", "per_counted"),
+    [
+        (64, 16, INSIDE),
+        (64, 13, INSIDE * 16 / 13),
+        (64, 17, INSIDE * 32 / 17),
+        (3, 1, INSIDE * 16),  # few inputs are read plain
+        (61, 32, 1.0),  # unaligned: a product of matrices, over padding too
+    ],
+)
+def test_what_is_computed(inputs: int, filters: int, per_counted: float) -> None:
+    work = convolution(inputs, filters, 7)
+    as_counted = counted(inputs, filters, 7) / 1e9
+    assert seconds(PLAIN, work) == pytest.approx(as_counted)
+    assert seconds(BLOCKED, work) == pytest.approx(as_counted * per_counted)
+
+
+def test_filters_that_only_fill_up_a_block_are_free() -> None:
+    took = [seconds(BLOCKED, convolution(64, filters, 7)) for filters in (49, 53, 61, 64)]
+    assert took == pytest.approx([took[-1]] * 4)
+    assert seconds(BLOCKED, convolution(64, 65, 7)) == pytest.approx(1.25 * took[-1])
+
+
+def fitted(settings: Settings) -> list[FamilyFit]:
+    """Convolutions of 16 filters and more, and what else a layout does not apply to."""
+    chance = np.random.default_rng(7)
+    samples = []
+    for _ in range(160):
+        inputs, filters = (int(16 * chance.integers(1, 9)) for _ in range(2))
+        work = convolution(inputs, filters, int(chance.integers(5, 30)))
+        took = 3e-6 + seconds(replace(BLOCKED, flops_per_s=RATE), work)
+        samples.append(Sample(work, took))
+        rows = int(chance.integers(16, 400))
+        product = Workload("MatMul", ((rows, 61), (61, 97)), learned=(1,), outputs=((rows, 97),))
+        samples.append(Sample(product, 3e-6 + 2.0 * rows * 61 * 97 / RATE))
+    return fit(samples, settings)
+
+
+def test_a_fit_knows_of_filters_that_it_has_not_seen() -> None:
+    found = {row.name: row.model for row in fitted(Settings(layout=LAYOUT))}
+    assert (found["float32 MatMul/learned"].block, found["float32 Conv/dense"].block) == (0, 16)
+    model = found["float32 Conv/dense"]
+    whole, part = (seconds(model, convolution(64, filters, 23)) for filters in (16, 3))
+    assert part == pytest.approx(whole, rel=0.05)
+
+
+def test_without_a_layout_work_is_what_is_counted() -> None:
+    assert {row.model.block for row in fitted(Settings())} == {0}
