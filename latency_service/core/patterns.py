@@ -22,11 +22,17 @@ def _is_scalar_step(node: Node) -> bool:
     )
 
 
-def _shifted_erfs(wiring: Wiring) -> Iterator[tuple[list[int], Tensor, Tensor]]:
-    """(layers, x, what the last of them writes) of every Erf(x / sqrt(2)) + 1."""
+def _shifted_erfs(
+    wiring: Wiring, scales: tuple[str, ...] = ("Div", "Mul")
+) -> Iterator[tuple[list[int], Tensor, Tensor]]:
+    """(layers, x, what the last of them writes) of every Erf(x / sqrt(2)) + 1.
+
+    Args:
+        scales: how x comes to be divided.
+    """
     nodes = wiring.nodes
     for index, node in wiring.each("Erf"):
-        scaled = wiring.source(node.inputs[0], "Div", "Mul")
+        scaled = wiring.source(node.inputs[0], *scales)
         plus = wiring.only_reader(node.outputs[0], "Add")
         if scaled is not None and plus is not None and _is_scalar_step(nodes[scaled]):
             yield [scaled, index, plus], activations(nodes[scaled])[0], nodes[plus].outputs[0]
@@ -34,8 +40,17 @@ def _shifted_erfs(wiring: Wiring) -> Iterator[tuple[list[int], Tensor, Tensor]]:
 
 def _gelu(wiring: Wiring) -> Iterator[Match]:
     """(Erf(x / sqrt(2)) + 1) times x, times 1/2; or times x/2."""
+    return _gelus(wiring, "Div", "Mul")
+
+
+def _gelu_divided(wiring: Wiring) -> Iterator[Match]:
+    """The same where x is divided by sqrt(2), not multiplied by its inverse."""
+    return _gelus(wiring, "Div")
+
+
+def _gelus(wiring: Wiring, *scales: str) -> Iterator[Match]:
     nodes = wiring.nodes
-    for members, x, shifted in _shifted_erfs(wiring):
+    for members, x, shifted in _shifted_erfs(wiring, scales):
         product = wiring.only_reader(shifted, "Mul")
         if product is None:
             continue
@@ -173,6 +188,7 @@ PATTERNS: dict[str, Callable[[Wiring], Iterator[Match]]] = {
     "dynamic-product": dynamic_product,
     "layer-normalisation": _layer_normalisation,
     "gelu": _gelu,
+    "gelu-divided": _gelu_divided,
     "gelu-halved": _gelu_halved,
     "swish": _swish,
     "scaled-product": _scaled_product,

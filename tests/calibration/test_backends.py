@@ -74,7 +74,8 @@ class TestOnnxRuntime(CalibrationBackendContract):
 
     def test_patterns_and_layout_are_those_of_the_optimised_graph(self, backend: Backend):
         fusion, layout = backend.discover("float32")
-        assert {"gelu", "swish"} <= set(fusion.patterns) <= set(PATTERNS)
+        # x times the inverse of a root, as TensorFlow's exporter writes it, stays as it is
+        assert {"gelu-divided", "swish"} <= set(fusion.patterns) <= set(PATTERNS) - {"gelu"}
         assert {"Conv Relu", "Conv Add Relu"} <= set(fusion.sequences)
         if layout is None:
             pytest.skip("this processor's kernels keep one layout")

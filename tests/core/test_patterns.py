@@ -49,3 +49,20 @@ def test_a_gelu_is_one_operator_however_it_is_written(layers: list[dict[str, Any
 
     (host,) = {found for found in costs.fused_into if found is not None}
     assert {costs.names[i] for i in (*costs.fuses[host], host)} == {row["name"] for row in layers}
+
+
+@pytest.mark.parametrize(
+    ("scale", "pattern", "merged"),
+    [("Div", "gelu-divided", 4), ("Mul", "gelu-divided", 0), ("Mul", "gelu", 4)],
+)
+def test_a_runtime_may_know_a_gelu_by_its_division_only(
+    scale: str, pattern: str, merged: int
+) -> None:
+    graph = {
+        "inputs": [{"name": "x", "shape": [1, CHANNELS, HEIGHT, WIDTH]}],
+        "layers": [scalar("scaled", scale, "x"), *GELUS["half of the product"][1:]],
+        "outputs": ["y"],
+    }
+    rules = FusionRules(patterns=(pattern,))
+    costs = cost_model(graph_from_json(graph), pruning=Pruning(), fusion=rules)
+    assert sum(host is not None for host in costs.fused_into) == merged

@@ -208,16 +208,20 @@ _RESIZES = {
 _KEEPERS = ("Add", "Mul", "Concat", *_RESIZES, "BatchNormalization", "QuickGelu")
 
 
-def _erf_net() -> tuple[_Net, str, str]:
+def _erf_net(scale: str = "Div") -> tuple[_Net, str, str]:
     net = _Net((1, 50, _CHANNELS))
     x = net.add("MatMul", "x", net.constant(noise((_CHANNELS, 96))))
-    erf = net.add("Erf", net.add("Div", x, net.scalar(2**0.5)))
-    return net, x, net.add("Add", erf, net.scalar(1.0))
+    root = net.scalar(2**0.5 if scale == "Div" else 0.5**0.5)
+    return net, x, net.add("Add", net.add("Erf", net.add(scale, x, root)), net.scalar(1.0))
 
 
-def _gelu() -> tuple[_Net, tuple[str, ...], str]:
-    net, x, plus = _erf_net()
+def _gelu(scale: str = "Mul") -> tuple[_Net, tuple[str, ...], str]:
+    net, x, plus = _erf_net(scale)
     return net, (net.add("Mul", net.add("Mul", x, plus), net.scalar(0.5)),), "Erf"
+
+
+def _gelu_divided() -> tuple[_Net, tuple[str, ...], str]:
+    return _gelu("Div")
 
 
 def _gelu_halved() -> tuple[_Net, tuple[str, ...], str]:
@@ -277,6 +281,7 @@ _PATTERNS = {
     "dynamic-product": _dynamic_product,
     "layer-normalisation": _layer_normalisation,
     "gelu": _gelu,
+    "gelu-divided": _gelu_divided,
     "gelu-halved": _gelu_halved,
     "swish": _swish,
     "scaled-product": _scaled_product,
