@@ -20,7 +20,15 @@ from latency_service.core.errors import (
     UnknownOpError,
 )
 from latency_service.core.graph import Layer, LayerGraph, Output, Shape
-from latency_service.core.node import MOST_VALUES, Dims, Node, Symbol, Symbolic, Tensor
+from latency_service.core.node import (
+    MOST_VALUES,
+    Dims,
+    Node,
+    Symbol,
+    Symbolic,
+    Tensor,
+    named_dims,
+)
 from latency_service.core.ops import OPS
 from latency_service.core.ops.unknown import UNKNOWN
 from latency_service.core.units import FLOATING, check_dtype
@@ -62,8 +70,9 @@ def bind(graph: LayerGraph, binding: Binding) -> Network:
         shape = input_shape(declared, binding, symbols)
         if declared.batch_axis is not None and position == 0 and shape:
             batch = shape[declared.batch_axis]
+        named = named_dims(declared.shape)
         binder.tensors[declared.name] = Tensor(
-            declared.name, shape, binder.stored(declared.dtype or dtype)
+            declared.name, shape, binder.stored(declared.dtype or dtype), named=named
         )
     nodes = binder.run(graph.layers)
     binder.finish()
@@ -146,7 +155,7 @@ class Binder:
         )
         twin.assumptions, twin.unknown = self.assumptions, self.unknown
         twin.tensors = {
-            name: None if t is None else Tensor(t.name, t.shape, t.dtype, t.value)
+            name: None if t is None else Tensor(t.name, t.shape, t.dtype, t.value, t.named)
             for name, t in self.tensors.items()
         }
         return twin
@@ -213,7 +222,8 @@ class Binder:
                 self._compare(node, output, shape)
             if output.dtype is not None:
                 dtype = output.dtype
-            tensor = Tensor(output.name, shape, self.stored(dtype))
+            named = self._named(node, output, shape) if self.symbols else 0
+            tensor = Tensor(output.name, shape, self.stored(dtype), named=named)
             node.outputs.append(tensor)
             if output.name:
                 tensors[output.name] = tensor
@@ -224,6 +234,14 @@ class Binder:
         if op.value is not None:
             self._fold(node)
         return [node]
+
+    def _named(self, node: Node, output: Output, shape: Dims) -> int:
+        """`Tensor.named` of an output; an unstated shape follows from those that are read."""
+        if output.shape is not None:
+            return named_dims(output.shape)
+        read = max((t.named for t in node.inputs if t is not None and t.value is None), default=0)
+        # where a single position is left, no name can be but the batch's
+        return min(read, 1) if all(dim == 1 for dim in shape[2:]) else read
 
     def _undetermined(self, node: Node, layer: Layer, reason: str) -> list[Node]:
         """Shapes that depend on data, or symbolically on a name: what the graph states counts."""

@@ -144,6 +144,16 @@ def step_name(node: Node) -> str:
     return op + ("/learned" if any(p.role == "weight" for p in node.parameters) else "")
 
 
+def _knows_sizes(sequence: str, end: Tensor, rules: FusionRules) -> bool:
+    """Whether the model states as many dimensions as the runtime needs to merge.
+
+    A matrix of any number of rows is one product; only beyond two axes do the sizes matter.
+    """
+    if not end.named or len(end.shape) < 3:
+        return True
+    return sequence not in rules.static and (end.named < 2 or sequence not in rules.sized)
+
+
 def _joins(
     node: Node,
     rules: FusionRules,
@@ -184,7 +194,10 @@ def _joins(
             for member in chain.members
             if member == chain.host or nodes[member].layer.op not in rules.fold
         )
-        if not host.op.contraction or step_name(node) not in steps.get(held, ()):
+        step = step_name(node)
+        if not host.op.contraction or step not in steps.get(held, ()):
+            return None
+        if not _knows_sizes(f"{held} {step}", node.outputs[0], rules):
             return None
     if host.frozen:
         return chain

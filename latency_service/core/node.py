@@ -61,6 +61,8 @@ class Tensor:
         shape: concrete dimensions.
         dtype: concrete dtype.
         value: what it holds, where that follows from shapes and constants alone.
+        named: whether the model names its dimensions instead of stating them: 0, none of them; 1,
+            the first at most; 2, others. Runtimes merge less where they do not know the sizes.
         ids: channel ids, of the tensor's rank: full size along the axes that hold channels, 1
             along the others; None: its channels are nobody's to prune.
 
@@ -68,7 +70,7 @@ class Tensor:
         ValueError: for a shape that no tensor has, and an unknown dtype.
     """
 
-    __slots__ = ("_size", "dtype", "ids", "name", "shape", "value")
+    __slots__ = ("_size", "dtype", "ids", "name", "named", "shape", "value")
 
     def __init__(
         self,
@@ -76,6 +78,7 @@ class Tensor:
         shape: Dims,
         dtype: str,
         value: npt.NDArray[Any] | None = None,
+        named: int = 0,
     ) -> None:
         # a name as the first dimension, the usual one: no need to run into it
         numbers = shape[1:] if shape and isinstance(shape[0], Symbol) else shape
@@ -94,6 +97,7 @@ class Tensor:
         self.shape = shape
         self.dtype = dtype
         self.value = value
+        self.named = named
         self.ids: IdArray | None = None
 
     @property
@@ -105,6 +109,13 @@ class Tensor:
     def bytes(self) -> float:
         """Size in bytes."""
         return self.size * BYTES_PER_ELEMENT[self.dtype]
+
+
+def named_dims(shape: Sequence[int | str]) -> int:
+    """What `Tensor.named` says of a shape that a model states."""
+    if any(isinstance(dim, str) for dim in shape[1:]):
+        return 2
+    return int(bool(shape) and isinstance(shape[0], str))
 
 
 _INT = {int}

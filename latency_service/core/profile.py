@@ -111,6 +111,8 @@ class FusionRules:
             merges an addition and then a ReLU; "Add/learned" is one with a learned operand.
         patterns: groups that run as one operator, by their names in latency_service/core/patterns.
         views: operators that return a view of what they read, and move nothing.
+        static: those of `sequences` that are merged only where the model names no dimension.
+        sized: those that are where it names none but the first one, the batch.
         origin: how it is known ("measured", "datasheet", ...).
     """
 
@@ -119,6 +121,8 @@ class FusionRules:
     sequences: tuple[str, ...] = ()
     patterns: tuple[str, ...] = ()
     views: tuple[str, ...] = ()
+    static: tuple[str, ...] = ()
+    sized: tuple[str, ...] = ()
     origin: str = "measured"
     source: str = ""
 

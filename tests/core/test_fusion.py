@@ -5,6 +5,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from latency_service.core.binding import Binding
 from latency_service.core.costing import cost_model
 from latency_service.core.costs import CostModel, Pruning
 from latency_service.core.efficiency import Efficiency
@@ -165,7 +166,10 @@ def learned(name: str, op: str, source: str, *shape: int) -> dict[str, Any]:
     return layer(name, op, source) | {"parameters": [{"role": "weight", "shape": list(shape)}]}
 
 
-def kernels_of(layers: list[dict[str, Any]], shape: list[int], **rules: Any) -> tuple[str, ...]:
+def kernels_of(
+    layers: list[dict[str, Any]], shape: list[int | str], binding: Binding | None = None,
+    **rules: Any,
+) -> tuple[str, ...]:  # fmt: skip
     """Families of the kernels that run."""
     graph = {
         "inputs": [{"name": "x", "shape": shape}],
@@ -173,7 +177,12 @@ def kernels_of(layers: list[dict[str, Any]], shape: list[int], **rules: Any) -> 
         "outputs": [layers[-1]["name"]],
     }
     efficiency = Efficiency({}, 0.0, ((2.0**30, 1e9),), 8, 0.04)
-    rows = cost_model(graph_from_json(graph), fusion=FusionRules(**rules), efficiency=efficiency)
+    rows = cost_model(
+        graph_from_json(graph),
+        binding or Binding(),
+        fusion=FusionRules(**rules),
+        efficiency=efficiency,
+    )
     assert rows.kernels is not None
     return rows.kernels.families
 
@@ -187,6 +196,49 @@ def test_a_product_and_its_bias_run_as_one(
     layers = [learned("product", "MatMul", "x", 3, 7), learned("sum", "Add", "product", *bias)]
 
     assert kernels_of(layers, [5, 3], patterns=("linear",)) == families
+
+
+@pytest.mark.parametrize(
+    ("shape", "merged"),
+    [([2, 5, 3], True), (["n", 5, 3], False), ([2, "t", 3], False), (["n", 3], True)],
+)
+def test_a_bias_is_merged_where_the_runtime_knows_the_sizes(
+    shape: list[int | str], merged: bool
+) -> None:
+    layers = [learned("product", "MatMul", "x", 3, 7), learned("sum", "Add", "product", 7)]
+    binding = Binding(dims={dim: 11 for dim in shape if isinstance(dim, str)})
+    rule = ("MatMul Add/learned",)
+
+    found = kernels_of(layers, shape, binding, sequences=rule, static=rule)
+    assert found == (("MatMul/learned",) if merged else ("MatMul/learned", "Add/broadcast"))
+
+
+@pytest.mark.parametrize(
+    ("shape", "merged"),
+    [([1, 3, 7, 7], True), (["n", 3, 7, 7], True), (["n", 3, "h", 7], False)],
+)
+def test_a_shortcut_is_merged_into_images_of_known_size(
+    shape: list[int | str], merged: bool
+) -> None:
+    layers = [
+        conv("beside", "x", 3), conv("first", "x", 3), layer("sum", "Add", "first", "beside"),
+    ]  # fmt: skip
+    binding = Binding(dims={dim: 7 for dim in shape if isinstance(dim, str)})
+    rule = ("Conv Add",)
+
+    found = kernels_of(layers, shape, binding, sequences=rule, sized=rule)
+    assert found.count("Add") == (not merged)
+
+
+def test_one_position_has_no_name() -> None:
+    pooled = [
+        layer("mean", "GlobalAveragePool", "x"), conv("a", "mean", 3), conv("b", "mean", 3),
+        layer("sum", "Add", "a", "b"),
+    ]  # fmt: skip
+    rule = ("Conv Add",)
+    binding = Binding(dims={"h": 7, "w": 5})
+
+    assert "Add" not in kernels_of(pooled, [1, 3, "h", "w"], binding, sequences=rule, sized=rule)
 
 
 @pytest.mark.parametrize(

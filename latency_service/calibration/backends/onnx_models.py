@@ -239,10 +239,19 @@ def assemble(
     feeds: Mapping[str, Any],
     outputs: Sequence[str],
     constants: Sequence[TensorProto],
+    named: Sequence[int] = (),
 ) -> bytes:
-    """A model of these nodes, which every supported release of onnxruntime reads."""
+    """A model of these nodes, which every supported release of onnxruntime reads.
+
+    Args:
+        named: axes of the inputs that have a name instead of a size.
+    """
     inputs = [
-        helper.make_tensor_value_info(name, TYPES[str(value.dtype)], value.shape)
+        helper.make_tensor_value_info(
+            name,
+            TYPES[str(value.dtype)],
+            [f"axis{k}" if k in named else size for k, size in enumerate(value.shape)],
+        )
         for name, value in feeds.items()
     ]
     results = [helper.make_empty_tensor_value_info(name) for name in outputs]

@@ -7,7 +7,7 @@ that is gone has been merged, a reorder that appears says where images are store
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -76,10 +76,15 @@ def discover(provider: str, runtime: str, threads: int) -> tuple[FusionRules, La
     """The rules of the runtime on this machine."""
     ask = _Asker(provider, threads)
     sequences = ask.sequences()
+    # a batch of any size, as most exporters write it; and images and texts of any
+    batches = _Asker(provider, threads, lambda rank: [0]).sequences()
+    sizes = _Asker(provider, threads, _all_but_channels).sequences()
     folds = tuple(op for op in ("BatchNormalization",) if ask.folds(op))
     rules = FusionRules(
         fold=folds,
         sequences=tuple(sequences),
+        static=tuple(found for found in sequences if found not in batches),
+        sized=tuple(found for found in batches if found not in sizes),
         patterns=tuple(name for name in _PATTERNS if ask.recognises(name)),
         origin="measured",
         source=f"optimised graphs of onnxruntime {onnxruntime.__version__} ({runtime})",
@@ -87,16 +92,25 @@ def discover(provider: str, runtime: str, threads: int) -> tuple[FusionRules, La
     return rules, ask.layout()
 
 
+def _all_but_channels(rank: int) -> list[int]:
+    channels = 1 if rank == 4 else rank - 1
+    return [axis for axis in range(rank) if axis != channels]
+
+
 class _Asker:
     """Optimises small networks and looks at what is left."""
 
-    def __init__(self, provider: str, threads: int) -> None:
+    def __init__(
+        self, provider: str, threads: int, named: Callable[[int], list[int]] = lambda rank: []
+    ) -> None:
         self.provider = provider
         self.threads = threads
+        self.named = named  # axes of an input of this rank that have no size
 
     def optimised(self, net: _Net, *outputs: str) -> list[Any]:
         """Nodes of the optimised graph; those before it if the runtime cannot load it."""
-        model = assemble(net.nodes, net.feeds, outputs, net.constants)
+        named = self.named(net.feeds["x"].ndim)
+        model = assemble(net.nodes, net.feeds, outputs, net.constants, named)
         with tempfile.TemporaryDirectory(prefix="latency-service-") as folder:
             path = Path(folder) / "optimised.onnx"
             options = onnxruntime.SessionOptions()
