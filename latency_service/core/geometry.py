@@ -242,6 +242,8 @@ def _product(node: Node) -> Row:
     op = _PLAIN_NAMES.get(node.layer.op, node.layer.op)
     if op == "MatMul":
         op = "MatMul/activations" if weight is None else "MatMul/learned"
+    elif op == "QLinearMatMul" and weight is None:
+        op = "QLinearMatMul/activations"
     return op, dims, _HEADS if weight is None else DENSE
 
 

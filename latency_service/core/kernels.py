@@ -111,7 +111,7 @@ def _merged(node: Node, chain: Chain, nodes: Sequence[Node]) -> Row:
     if chain.runs_as in INTEGER_FORMS:
         # the loops are those of the operator that it stands for
         op, slash, kind = family.partition("/")
-        keeps = op == "Conv" or not node.op.contraction
+        keeps = op == "Conv" or not node.op.contraction or kind == "activations"
         family = chain.runs_as + (slash + kind if keeps else "")
     elif not node.op.contraction and chain.runs_as is not None:
         like = _LOOPS_AS.get(runs_as, runs_as)

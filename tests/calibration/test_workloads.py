@@ -74,6 +74,18 @@ def test_int8_covers_products_convolutions_and_the_ways_in_and_out():
     } <= geometries  # fmt: skip
 
 
+@pytest.mark.parametrize(
+    ("name", "family"),
+    [("transpose of several axes", "Transpose/scattered"), ("one-hot rows", "OneHot"),
+     ("product of activations, int8", "QLinearMatMul/activations")],
+)  # fmt: skip
+def test_forms_that_run_other_code_are_drawn_for_themselves(name: str, family: str):
+    (drawn,) = [row for row in FAMILIES if row.name == name]
+    rng = np.random.default_rng(5)
+    for _ in range(12):
+        assert sample_geometry(Sample(drawn.make(rng), 1.0))[0] in (family, "Transpose/view")
+
+
 def test_what_quantises_reads_floating_point_whatever_is_asked_for():
     dtypes = {work.op: work.dtype for _, work in itertools.islice(draw(0, "int8"), 300)}
     assert dtypes["QuantizeLinear"] == dtypes["DynamicQuantizeLinear"] == "float32"

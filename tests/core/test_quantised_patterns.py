@@ -113,6 +113,15 @@ def test_a_view_between_conversions_costs_nothing() -> None:
     assert [costs.fused_into[place] for place in gone] == [None, places["flat"], places["flat"]]
 
 
+def test_a_product_of_two_quantised_activations_is_a_family_of_its_own() -> None:
+    costs = costed(
+        [to_integers("q0", "x"), to_numbers("d0", "q0"), layer("product", "MatMul", "d0", "d0"),
+         to_integers("end", "product")],
+        (3, 11, 11), "end",
+    )  # fmt: skip
+    assert ("product", "int8 QLinearMatMul/activations") in kernels(costs)
+
+
 def test_floating_weights_keep_a_layer_floating() -> None:
     floating = conv("conv", "d0")
     floating["parameters"][0]["dtype"] = "float32"

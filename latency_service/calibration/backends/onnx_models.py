@@ -44,6 +44,7 @@ _CONTRIB = frozenset({
     "QLinearGlobalAveragePool", "DynamicQuantizeMatMul", "MatMulIntegerToFloat",
     "QLinearSoftmax", "DynamicQuantizeLSTM",
 })  # fmt: skip
+_B = 3  # position of QLinearMatMul's second matrix
 _TWO_OPERANDS = frozenset({"Add", "Sum", "Mul"})
 # Operands whose type is not the workload's: quantised activations are unsigned, weights signed.
 _UNSIGNED = {
@@ -69,6 +70,7 @@ _OPERAND_TYPES = {
     **{(op, operand): "uint8" for op, operands in _UNSIGNED.items() for operand in operands},
     ("DynamicQuantizeMatMul", "B"): "int8", ("DynamicQuantizeMatMul", "b_zero_point"): "int8",
     ("QLinearConv", "B"): "int32", ("Where", "condition"): "bool",
+    ("OneHot", "indices"): "int64",
     **{
         ("DynamicQuantizeLSTM", operand): "int8"
         for operand in ("W", "R", "W_zero_point", "R_zero_point")
@@ -202,6 +204,9 @@ class _Builder:
 
     def _data(self, operand: str, shape: Sequence[int], learned: bool) -> Array:
         dtype = _OPERAND_TYPES.get((self.work.op, operand), self.work.dtype)
+        if self.work.op == "QLinearMatMul" and _B not in self.work.learned:
+            # of two activations both are unsigned
+            dtype = "uint8" if operand in ("b", "b_zero_point") else dtype
         if operand.endswith("_scale"):
             return np.full(shape, 0.02, dtype=np.float32)
         if operand == "sequence_lens":
@@ -330,7 +335,7 @@ def _random(rng: np.random.Generator, shape: Sequence[int], dtype: str) -> Array
 
 
 def _setting(key: str, value: Any, work: Workload) -> Array:
-    if key in ("min", "max", "constant_value", "value"):
+    if key in ("min", "max", "constant_value", "value", "values"):
         return np.asarray(value, dtype=NUMPY[work.dtype])
     if key in ("scales", "roi"):
         return np.asarray(value, dtype=np.float32)

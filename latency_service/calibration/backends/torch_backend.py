@@ -238,6 +238,9 @@ class _Prepared:
         shape = work.inputs[place]
         if work.op == "Where" and place == 0:
             return torch.rand(shape, generator=generator).gt(0.5).to(self._backend.device)
+        if work.op == "OneHot":
+            indices = torch.randint(int(work.attributes["depth"]), shape, generator=generator)
+            return indices.to(self._backend.device)
         if work.op == "Pow" and place == 1 and not shape:
             # what networks write; runtimes have a kernel of its own for it
             return torch.tensor(2.0, dtype=_FLOATS[work.dtype], device=self._backend.device)

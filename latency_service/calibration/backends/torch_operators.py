@@ -198,6 +198,11 @@ def _cast(attributes: Attributes, work: Workload) -> Compute:
     return lambda x: x[0].to(target)
 
 
+def _one_hot(attributes: Attributes, work: Workload) -> Compute:
+    depth = int(attributes["depth"])
+    return lambda x: F.one_hot(x[0].long(), depth).float()
+
+
 def _plain(function: Callable[..., Any]) -> Callable[[Attributes, Workload], Compute]:
     """Of operands alone."""
     return lambda attributes, work: lambda x: function(*x)
@@ -254,6 +259,7 @@ _ROWS: dict[str, Callable[[Attributes, Workload], Compute]] = {
     "Resize": _resize,
     "Expand": lambda attributes, work: lambda x: x[0].expand(attributes["shape"]).contiguous(),
     "Gather": _gather,
+    "OneHot": _one_hot,
     "LSTM": _recurrent(torch.lstm),
     "GRU": _recurrent(torch.gru),
 }

@@ -29,20 +29,26 @@ def transpose(rng: Rng) -> Workload:
         shape, perm = image_shape(rng), [0, 2, 3, 1]
         if rng.random() < 0.5:
             shape, perm = (shape[0], shape[2], shape[3], shape[1]), [0, 3, 1, 2]
-    elif how < 0.8:
+    elif how < 0.85:
         shape, perm = sequence_shape(rng), [0, 2, 1]
-    elif how < 0.88:  # several axes change places, the last among them
-        n, tokens, width = sequence_shape(rng, 300_000)
-        heads, tokens = int(rng.choice([1, 1, 2, 4, 8])), max(tokens, 2)
-        if rng.random() < 0.7:
-            shape, perm = (n, heads, tokens, max(width // heads, 2)), [0, 3, 2, 1]
-        else:
-            shape, perm = (tokens, n, width), [2, 1, 0]
     else:  # windows
         n, edge, window, width = (
             1, int(rng.choice([2, 4, 8])), int(rng.choice([7, 8])), channels(rng, 32, 384),
         )  # fmt: skip
         shape, perm = (n, edge, window, edge, window, width), [0, 1, 3, 2, 4, 5]
+    return _transposed(shape, perm)
+
+
+def scattered(rng: Rng) -> Workload:
+    """Several axes change places, the last among them; runtimes move element by element."""
+    n, tokens, width = sequence_shape(rng, 300_000)
+    heads, tokens = int(rng.choice([1, 1, 2, 4, 8])), max(tokens, 2)
+    if rng.random() < 0.7:
+        return _transposed((n, heads, tokens, max(width // heads, 2)), [0, 3, 2, 1])
+    return _transposed((tokens, n, width), [2, 1, 0])
+
+
+def _transposed(shape: tuple[int, ...], perm: list[int]) -> Workload:
     out = tuple(shape[axis] for axis in perm)
     return Workload("Transpose", (shape,), {"perm": perm}, outputs=(out,))
 
@@ -127,3 +133,14 @@ def expand(rng: Rng) -> Workload:
     rows = sequence_shape(rng)
     narrow = (*rows[:-1], 1)
     return Workload("Expand", (narrow,), {"shape": list(rows)}, outputs=(rows,))
+
+
+def one_hot(rng: Rng) -> Workload:
+    """Letters or bytes as rows that hold a single one."""
+    tokens, depth = int(rng.choice(TOKENS)), channels(rng, 8, 512)
+    return Workload(
+        "OneHot",
+        ((1, tokens),),
+        {"axis": -1, "depth": depth, "values": [0.0, 1.0]},
+        outputs=((1, tokens, depth),),
+    )

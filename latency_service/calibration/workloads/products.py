@@ -39,6 +39,8 @@ def learned_product(rng: Rng) -> Workload:
         if rng.random() < 0.25:  # windows of attention, channels last
             batch, rows = int(rng.choice([4, 16, 64])), int(rng.choice([49, 64]))
         depth, cols = channels(rng, 16, 3072), channels(rng, 16, 3072)
+        if rng.random() < 0.06:  # scores, one or a few a token
+            cols = int(rng.integers(1, 9))
         leading: tuple[int, ...] = (batch, rows)
         if rng.random() < 0.2:  # an image with its channels last
             leading = (1, *(int(edge) for edge in rng.choice([7, 14, 28, 32, 56], 2)))

@@ -17,7 +17,12 @@ from latency_service.calibration.workloads.convolutions import (
 )
 from latency_service.calibration.workloads.elementwise import pool, softmax, unary
 from latency_service.calibration.workloads.moving import concat, half, pad, split, transpose
-from latency_service.calibration.workloads.products import gemm, learned_product, recurrent
+from latency_service.calibration.workloads.products import (
+    activation_product,
+    gemm,
+    learned_product,
+    recurrent,
+)
 from latency_service.calibration.workloads.shapes import (
     Family,
     Make,
@@ -67,6 +72,14 @@ def product(rng: Rng) -> Workload:
     a, b, outputs = _matrices(rng)
     inputs = (a, _SCALAR, _SCALAR, b, _SCALAR, _SCALAR, _SCALAR, _SCALAR)
     return Workload("QLinearMatMul", inputs, {}, "int8", tuple(range(1, 8)), outputs)
+
+
+def attention_product(rng: Rng) -> Workload:
+    """Queries by keys, or weights by values, quantised ahead: both unsigned."""
+    work = activation_product(rng)
+    a, b = work.inputs
+    inputs = (a, _SCALAR, _SCALAR, b, _SCALAR, _SCALAR, _SCALAR, _SCALAR)
+    return Workload("QLinearMatMul", inputs, {}, "int8", (1, 2, 4, 5, 6, 7), work.outputs)
 
 
 def dynamic_product(op: str, constants: int) -> Make:
@@ -175,7 +188,8 @@ QUANTISED: tuple[Family, ...] = (
     _family("depthwise convolution", convolution(depthwise), 9),
     _family("grouped convolution", convolution(grouped), 3),
     _family("convolution after dynamic quantisation", dynamic_convolution, 4),
-    _family("product", product, 7),
+    _family("product", product, 6),
+    _family("product of activations", attention_product, 2),
     _family("product after dynamic quantisation", dynamic_product("MatMulInteger", 2), 6),
     _family("product to numbers", dynamic_product("MatMulIntegerToFloat", 4), 4),
     _family("product that quantises", dynamic_product("DynamicQuantizeMatMul", 2), 4, "float32"),
