@@ -7,6 +7,7 @@ of its ends. FLOPs, weights and parameters stay on their own rows, so sums do no
 
 from __future__ import annotations
 
+import math
 from collections import Counter, defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -137,11 +138,33 @@ _ALIASES = {"FusedConv": "Conv", "FusedGemm": "Gemm", "FusedMatMul": "MatMul"}
 
 
 def step_name(node: Node) -> str:
-    """A layer as sequences call it: with "/learned" where an operand is learned."""
+    """A layer as sequences call it: "Add", "Add/learned" and "Add/number" by the other operand."""
     op = _ALIASES.get(node.layer.op, node.layer.op)
     if node.op.contraction:
         return op
-    return op + ("/learned" if any(p.role == "weight" for p in node.parameters) else "")
+    if any(p.role == "weight" and math.prod(p.shape) > 1 for p in node.parameters):
+        return f"{op}/learned"
+    alone = op in _OPERANDS and sum(t is not None and t.value is None for t in node.inputs) < 2
+    return f"{op}/number" if alone else op
+
+
+# With a learned operand these fold into a convolution's bias or weights.
+_OPERANDS = frozenset({"Add", "Mul"})
+
+
+def _per_filter(node: Node, host: Node) -> bool:
+    """Whether a learned operand holds one number for each of a convolution's filters.
+
+    A single number folds as a factor only, as runtimes have it.
+    """
+    rank = len(node.outputs[0].shape)
+    if host.layer.op not in ("Conv", "FusedConv") or len(node.parameters) != 1:
+        return False
+    shape = tuple(node.parameters[0].shape)
+    if not shape:
+        return node.layer.op == "Mul"
+    filters = node.outputs[0].shape[1]
+    return shape in ((filters, *[1] * (rank - 2)), (1, filters, *[1] * (rank - 2)))
 
 
 def _knows_sizes(sequence: str, end: Tensor, rules: FusionRules) -> bool:
@@ -186,6 +209,7 @@ def _joins(
         op in rules.fold
         and len(activations) == 1
         and host.op.contraction
+        and (op not in _OPERANDS or _per_filter(node, host))
         and all(nodes[member].layer.op in rules.fold for member in chain.members[1:])
     )
     if not folds and op not in rules.fuse:

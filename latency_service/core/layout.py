@@ -18,6 +18,10 @@ from latency_service.core.units import FLOATING
 TO_BLOCKS, FROM_BLOCKS = "ReorderInput", "ReorderOutput"
 
 
+# Operators of two operands, both of which must be blocked.
+_PAIRS = frozenset({"Add", "Mul", "Sum"})
+
+
 class Reorder(NamedTuple):
     """One tensor that changes its layout.
 
@@ -116,6 +120,8 @@ def _runs_blocked(
         return node.integer("axis", 0) % 4 == 1 and all(
             tensor.shape[1] % layout.block == 0 for tensor in inputs
         )
+    if op in _PAIRS and len(inputs) < 2:
+        return False  # a number, or a learned operand, is not stored in blocks
     return all(tensor.shape == node.outputs[0].shape for tensor in inputs)
 
 

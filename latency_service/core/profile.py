@@ -105,10 +105,12 @@ class FusionRules:
     """What a runtime merges before it executes: see latency_service/core/fusion.py.
 
     Attributes:
-        fold: operators that disappear into a preceding contraction (BatchNormalization, ...).
+        fold: operators that disappear into a preceding contraction (BatchNormalization, ...; Add
+            and Mul only with a number for each filter of a convolution).
         fuse: operators whose traffic disappears behind any preceding operator that can host.
         sequences: what a contraction merges step by step: "Conv Add Relu" says that a convolution
-            merges an addition and then a ReLU; "Add/learned" is one with a learned operand.
+            merges an addition and then a ReLU; "Add/learned" is one with a learned operand,
+            "Add/number" one with a number.
         patterns: groups that run as one operator, by their names in latency_service/core/patterns.
         views: operators that return a view of what they read, and move nothing.
         static: those of `sequences` that are merged only where the model names no dimension.

@@ -58,6 +58,42 @@ def written(
     return assemble(nodes, {"x": np.zeros(shape, np.float32)}, ["y"], tensors, named)
 
 
+def biased(op: str, shape: tuple[int, ...]) -> bytes:
+    """A constant behind a convolution, before an activation and another convolution."""
+    weights = [noise((CHANNELS, CHANNELS, 1, 1), seed) for seed in range(2)]
+    nodes = [
+        helper.make_node("Conv", ["x", "w0"], ["a"]),
+        helper.make_node(op, ["a", "w2"], ["b"]),
+        helper.make_node("Relu", ["b"], ["c"]),
+        helper.make_node("Conv", ["c", "w1"], ["y"]),
+    ]
+    constants = [*weights, np.abs(noise(shape)) + 1]
+    return written(nodes, (1, CHANNELS, EDGE, EDGE), constants, [])
+
+
+def both(
+    model: bytes, rules: tuple[FusionRules, Layout | None], folder: Path
+) -> tuple[list[str], tuple[str, ...]]:
+    """(operators that onnxruntime leaves, families of the kernels that we say it runs)."""
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 4
+    options.optimized_model_filepath = str(folder / "optimised.onnx")
+    onnxruntime.InferenceSession(model, options)
+    left = [node.op_type for node in onnx.load(str(folder / "optimised.onnx")).graph.node]
+    graph = read_network(model)
+    fusion, layout = rules
+    if layout is None and "Conv" in left:
+        pytest.skip("this processor's kernels keep one layout")
+    kernels = cost_model(
+        graph,
+        Binding(dims=dict.fromkeys(graph.symbols, EDGE)),
+        fusion=fusion,
+        efficiency=Efficiency({}, 0.0, ((2.0**30, 1e9),), 8, 0.04, layout=layout),
+    ).kernels
+    assert kernels is not None
+    return left, kernels.families
+
+
 @pytest.mark.parametrize(
     ("model", "added"),
     [
@@ -68,25 +104,22 @@ def written(
 def test_additions_are_merged_as_far_as_the_model_states_sizes(
     model: bytes, added: int, rules: tuple[FusionRules, Layout | None], tmp_path: Path
 ) -> None:
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 4
-    options.optimized_model_filepath = str(tmp_path / "optimised.onnx")
-    onnxruntime.InferenceSession(model, options)
-    left = [node.op_type for node in onnx.load(str(tmp_path / "optimised.onnx")).graph.node]
-
-    graph = read_network(model)
-    fusion, layout = rules
-    kernels = cost_model(
-        graph,
-        Binding(dims=dict.fromkeys(graph.symbols, EDGE)),
-        fusion=fusion,
-        efficiency=Efficiency({}, 0.0, ((2.0**30, 1e9),), 8, 0.04, layout=layout),
-    ).kernels
-    assert kernels is not None
-    if layout is None and "Conv" in left:
-        pytest.skip("this processor's kernels keep one layout")
-    ours = [family for family in kernels.families if family.startswith("Add")]
+    left, families = both(model, rules, tmp_path)
+    ours = [family for family in families if family.startswith("Add")]
     assert len(ours) == left.count("Add") == added
+
+
+@pytest.mark.parametrize("op", ["Add", "Mul"])
+@pytest.mark.parametrize(
+    "shape", [(1, CHANNELS, 1, 1), (CHANNELS, 1, 1), (1,), (), (1, CHANNELS, EDGE, EDGE)]
+)
+def test_constants_behind_a_convolution_fold_or_end_the_blocks(
+    op: str, shape: tuple[int, ...], rules: tuple[FusionRules, Layout | None], tmp_path: Path
+) -> None:
+    left, families = both(biased(op, shape), rules, tmp_path)
+    kinds = [family.split("/")[0] for family in families]
+    names = (op, "Relu", "ReorderInput", "ReorderOutput", "Conv")
+    assert {name: kinds.count(name) for name in names} == {name: left.count(name) for name in names}
 
 
 def test_rules_that_need_sizes_are_among_the_sequences(

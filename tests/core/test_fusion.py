@@ -230,6 +230,27 @@ def test_a_shortcut_is_merged_into_images_of_known_size(
     assert found.count("Add") == (not merged)
 
 
+@pytest.mark.parametrize(
+    ("op", "shape", "folds"),
+    [
+        ("Add", (FILTERS, 1, 1), True), ("Mul", (1, FILTERS, 1, 1), True),
+        ("Mul", (), True), ("Add", (), False), ("Mul", (1,), False),
+        ("Add", (1, FILTERS, HEIGHT, WIDTH), False),
+    ],
+)  # fmt: skip
+def test_a_number_for_each_filter_folds_into_a_convolution(
+    op: str, shape: tuple[int, ...], folds: bool
+) -> None:
+    layers = [conv("conv", "x", CHANNELS), learned("constant", op, "conv", *shape)]
+    found = kernels_of(layers, [1, CHANNELS, HEIGHT, WIDTH], fold=("Add", "Mul"))
+    assert (len(found) == 1) == folds
+
+
+def test_nothing_folds_into_a_product_of_matrices() -> None:
+    layers = [learned("product", "MatMul", "x", 3, 7), learned("sum", "Add", "product", 7)]
+    assert len(kernels_of(layers, [5, 3], fold=("Add",))) == 2
+
+
 def test_one_position_has_no_name() -> None:
     pooled = [
         layer("mean", "GlobalAveragePool", "x"), conv("a", "mean", 3), conv("b", "mean", 3),

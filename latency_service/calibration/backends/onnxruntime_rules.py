@@ -79,7 +79,7 @@ def discover(provider: str, runtime: str, threads: int) -> tuple[FusionRules, La
     # a batch of any size, as most exporters write it; and images and texts of any
     batches = _Asker(provider, threads, lambda rank: [0]).sequences()
     sizes = _Asker(provider, threads, _all_but_channels).sequences()
-    folds = tuple(op for op in ("BatchNormalization",) if ask.folds(op))
+    folds = tuple(op for op in ("BatchNormalization", "Add", "Mul") if ask.folds(op))
     rules = FusionRules(
         fold=folds,
         sequences=tuple(sequences),
@@ -129,7 +129,11 @@ class _Asker:
 
     def folds(self, op: str) -> bool:
         net = _Net((1, _CHANNELS, 8, 8))
-        end = net.normalise(op, net.conv("x"), _CHANNELS)
+        end = net.conv("x")
+        if op == "BatchNormalization":
+            end = net.normalise(op, end, _CHANNELS)
+        else:
+            end = net.add(op, end, net.constant(noise((1, _CHANNELS, 1, 1))))
         return op not in self.ops(net, net.conv(end))
 
     def sequences(self) -> list[str]:
