@@ -78,6 +78,12 @@ class FamilyModel:
         inputs = dims[..., Dim.DEPTH] / dims[..., Dim.TAPS]
         return work * self.filled(filters) * self.needed(inputs, dims[..., Dim.INSIDE])
 
+    def busy_s(self, done: FloatArray) -> FloatArray:
+        """(...) seconds that (...) FLOPs take at the family's own rate."""
+        rate = float("inf") if self.flops_per_s is None else self.flops_per_s
+        seconds: FloatArray = done / rate
+        return seconds
+
     def filled(self, filters: FloatArray) -> FloatArray:
         """(...) filters that are computed for each of (...), among them those that fill a block."""
         whole = np.ceil(np.round(filters, 6) / self.block) * self.block
@@ -97,10 +103,7 @@ class FamilyModel:
 
     def roofline_s(self, moved: FloatArray, work: FloatArray) -> FloatArray:
         """(...) seconds of the family's own roofline at (...) bytes and FLOPs."""
-        seconds = moved / self.bytes_per_s
-        if self.flops_per_s is not None:
-            seconds = np.maximum(seconds, work / self.flops_per_s)
-        total: FloatArray = self.fixed_s + seconds
+        total: FloatArray = self.fixed_s + np.maximum(moved / self.bytes_per_s, self.busy_s(work))
         return total
 
     def seconds(self, dims: FloatArray, itemsize: float) -> FloatArray:

@@ -220,7 +220,7 @@ class Predictor:
         kernels = self.kernels
         dims = self._dims(n_in, n_out)
         seconds = np.zeros(len(kernels.layers))
-        fixed, spread = np.zeros_like(seconds), np.zeros_like(seconds)
+        fixed, spread, busy = (np.zeros_like(seconds) for _ in range(3))
         for group in self.assigned:
             rows = np.array(group.kernels, dtype=np.int64)
             if group.model is None:
@@ -230,13 +230,14 @@ class Predictor:
             else:
                 seconds[rows] = self._like(group, dims[rows])
                 fixed[rows] = group.model.fixed_s
+                busy[rows] = group.model.busy_s(group.model.done(dims[rows]))
                 spread[rows] = group.model.spread * (1.0 if group.exact else _ALIKE_SPREAD)
         seconds += self.per_element * dims[:, Dim.OUT_ELEMENTS] + self.efficiency.dispatch_s
         sooner = self.efficiency.sooner_s(moved_bytes(dims, 1.0) * self._itemsizes)
         seconds = self.among_others(seconds, np.where(self.in_rows, sooner, 0.0))
         kept, near = self._caches(dims, alive) if caches is None else caches
         kept_s = self.cached_s_per_byte * self._constant_bytes(dims)
-        seconds = seconds - kept * kept_s - near * self.nearer(seconds - kept_s, self.near_s)
+        seconds = seconds - kept * kept_s - near * self.nearer(seconds - kept_s, self.near_s, busy)
         fixed = np.minimum(fixed + self.efficiency.dispatch_s, 0.5 * seconds)
         live = alive[kernels.layers]
         called = self.call_s * live
@@ -259,9 +260,16 @@ class Predictor:
             float(self.efficiency.near_share(total, activations.max(initial=0.0))),
         )
 
-    def nearer(self, seconds: FloatArray, near_s: FloatArray | float) -> FloatArray:
-        """(...) seconds that kernels of (...) seconds take less with all in the nearer caches."""
-        less: FloatArray = np.minimum((1.0 - _LEAST_SHARE) * np.maximum(seconds, 0.0), near_s)
+    def nearer(
+        self, seconds: FloatArray, near_s: FloatArray | float, busy: FloatArray | float
+    ) -> FloatArray:
+        """(...) seconds that kernels of (...) seconds take less with all in the nearer caches.
+
+        Args:
+            busy: (...) seconds that they compute, wherever their data are.
+        """
+        left = np.maximum(_LEAST_SHARE * seconds, busy)
+        less: FloatArray = np.clip(seconds - left, 0.0, near_s)
         return less
 
     def among_others(self, seconds: FloatArray, sooner: FloatArray) -> FloatArray:

@@ -126,7 +126,9 @@ class _Sweep:
         if predictor.efficiency.near_s:
             activations = kernel.moved_bytes(read.of_rows, written.of_rows) - constants
             np.maximum(self.most, activations * alive, out=self.most)
-            self.near_s += predictor.nearer(seconds - kept_s, predictor.near_s[position]) * runs
+            busy = kernel.busy_s(read.of_rows, written.of_rows)
+            near_s = predictor.near_s[position]
+            self.near_s += predictor.nearer(seconds - kept_s, near_s, busy) * runs
 
     def _run(
         self, kernel: _Kernel, seconds: FloatArray, runs: FloatArray, called_s: FloatArray
@@ -232,6 +234,11 @@ class _Kernel:
         columns = [self._sum((dim,), reads, writes) for dim in Dim]
         dims = np.round(np.stack(np.broadcast_arrays(*columns), axis=-1), 6)
         return self.model.features_at(dims)
+
+    def busy_s(self, reads: FloatArray, writes: FloatArray) -> FloatArray:
+        """(...) seconds that it computes at (...) shares."""
+        done = self._done(reads, writes)
+        return np.zeros(1) if self.model is None else self.model.busy_s(done)
 
     def _done(self, reads: FloatArray, writes: FloatArray) -> FloatArray:
         """(...) FLOPs that it does at (...) shares."""

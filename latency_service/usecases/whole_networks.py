@@ -23,7 +23,7 @@ _MEASURED = (*_CONVOLUTIONS, "float32 Gemm")
 # What a kernel may take less among others, or near its data; more than this nothing explains.
 _ALONE_S = tuple(0.5e-6 * step for step in range(25))
 _NEAR_S = tuple(2e-6 * step for step in range(17))
-_NEAR_BYTES = (1e6, 2e6, 4e6, 8e6)
+_NEAR_BYTES = (0.5e6, 1e6, 2e6, 4e6)
 # Standard deviation, in logarithms, between calibrations of how fast all kernels come out; less
 # than a thousandth is not worth a correction.
 _PACE_SPREAD, _LEAST_SHIFT = 0.03, 1e-3

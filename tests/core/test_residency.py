@@ -52,6 +52,24 @@ class TestPrediction:
         found = model.at(model.costs.sizes).seconds.sum()
         assert found == pytest.approx(without - kept * 1e-12 * size)
 
+    def test_near_its_data_a_kernel_computes_as_long_as_anywhere(self):
+        whole = efficiency(0.0)
+        near = replace(whole, near_s=1.0, near_bytes=1e30)
+        costs = cost_model(dense(3, 131, 97), efficiency=whole)
+        # 1 us launches it, 0.76 ms it computes, and 0.21 ms it could move its data
+        (seconds,) = Predictor(costs, near).at(costs.sizes).seconds
+        assert seconds == pytest.approx(2 * 3 * 131 * 97 / 1e9)
+        assert Predictor(costs, whole).at(costs.sizes).seconds == pytest.approx(seconds + 1e-6)
+
+    def test_near_its_data_a_kernel_that_moves_them_takes_a_share(self):
+        slow = replace(PLAIN, bytes_per_s=1e6)
+        whole = replace(efficiency(0.0), families={"float32 Gemm": slow})
+        costs = cost_model(dense(3, 131, 97), efficiency=whole)
+        (anywhere,) = Predictor(costs, whole).at(costs.sizes).seconds
+        near = replace(whole, near_s=1.0, near_bytes=1e30)
+        (seconds,) = Predictor(costs, near).at(costs.sizes).seconds
+        assert seconds == pytest.approx(0.3 * anywhere)
+
     def test_totals_agree_with_single_structures(self):
         model = predictor(3, 131, 97, 61, 11)
         shares = np.linspace(0.2, 1.0, 5)[:, None]
