@@ -241,7 +241,9 @@ def _product(node: Node) -> Row:
     dims = _row(node, batch=batch, rows=rows, depth=depth, cols=cols, work=work)
     op = _PLAIN_NAMES.get(node.layer.op, node.layer.op)
     if op == "MatMul":
-        op = "MatMul/activations" if weight is None else "MatMul/learned"
+        op = "MatMul/learned"
+        if weight is None:
+            op = "MatMul/transposed" if node.attributes.get("transB") else "MatMul/activations"
     elif op == "QLinearMatMul" and weight is None:
         op = "QLinearMatMul/activations"
     return op, dims, _HEADS if weight is None else DENSE

@@ -127,6 +127,9 @@ def _merged(node: Node, chain: Chain, nodes: Sequence[Node]) -> Row:
             family = runs_as
     elif chain.runs_as == "Gemm":
         family = chain.runs_as
+    elif chain.runs_as == "MatMul":
+        turned = any(nodes[index].layer.op == "Transpose" for index in chain.members)
+        family = "MatMul/transposed" if turned else family
     values[Dim.OUT_ELEMENTS] = float(chain.end.size)
     for index in chain.members:
         if index == chain.host:
@@ -191,6 +194,8 @@ class _Table:
         )
 
 
+# Families that were parts of others in earlier calibrations: those describe them too.
+FINER = {"MatMul/transposed": "MatMul/activations", "QLinearMatMul/activations": "QLinearMatMul"}
 # Where a family was not measured, one whose kernels do nearly the same.
 _ALIKE = {
     "Sub": "Add", "Max": "Add", "Min": "Add", "Sum": "Add", "Mean": "Add", "Div": "Mul",
@@ -211,7 +216,7 @@ _ALIKE = {
 def _fallbacks(family: str, node: Node) -> tuple[str, ...]:
     """Families to try in turn: other forms of the operator, then one that is alike."""
     op, _, kind = family.partition("/")
-    tried = [family]
+    tried = [family, *([FINER[family]] if family in FINER else [])]
     if kind and op != "Conv":
         # next to the other operand a broadcast one is small
         tried += [f"{op}/scalar", op] if kind == "broadcast" else [op]

@@ -14,6 +14,7 @@ import numpy.typing as npt
 from latency_service.core.costs import CostModel, FloatArray, Kernels
 from latency_service.core.efficiency import Efficiency, FamilyModel, moved_bytes
 from latency_service.core.geometry import Dim, Follows
+from latency_service.core.kernels import FINER
 from latency_service.core.live import live_counts
 from latency_service.core.units import BYTES_PER_ELEMENT
 
@@ -62,7 +63,8 @@ def assign(kernels: Kernels, efficiency: Efficiency) -> list[Assigned]:
     ):
         names = [f"{dtype} {name}" for name in (family, *others)]
         chosen = next((name for name in names if name in efficiency.families), "")
-        found.setdefault((chosen, chosen == names[0]), []).append(position)
+        exact = chosen in (names[0], f"{dtype} {FINER.get(family, family)}")
+        found.setdefault((chosen, exact), []).append(position)
     return [
         Assigned(name, efficiency.families.get(name), tuple(positions), exact)
         for (name, exact), positions in found.items()

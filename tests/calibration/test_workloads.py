@@ -77,6 +77,7 @@ def test_int8_covers_products_convolutions_and_the_ways_in_and_out():
 @pytest.mark.parametrize(
     ("name", "family"),
     [("transpose of several axes", "Transpose/scattered"), ("one-hot rows", "OneHot"),
+     ("product with a turned activation", "MatMul/transposed"),
      ("product of activations, int8", "QLinearMatMul/activations")],
 )  # fmt: skip
 def test_forms_that_run_other_code_are_drawn_for_themselves(name: str, family: str):

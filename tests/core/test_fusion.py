@@ -8,8 +8,9 @@ import pytest
 from latency_service.core.binding import Binding
 from latency_service.core.costing import cost_model
 from latency_service.core.costs import CostModel, Pruning
-from latency_service.core.efficiency import Efficiency
+from latency_service.core.efficiency import Efficiency, FamilyModel
 from latency_service.core.graph import graph_from_json
+from latency_service.core.predict import assign
 from latency_service.core.profile import FusionRules
 from latency_service.core.scoring import evaluate, totals
 
@@ -264,7 +265,7 @@ def test_one_position_has_no_name() -> None:
 
 @pytest.mark.parametrize(
     ("perm", "families"),
-    [([0, 2, 1], ("MatMul/activations",)), ([1, 2, 0], ("Transpose/last", "MatMul/activations"))],
+    [([0, 2, 1], ("MatMul/transposed",)), ([1, 2, 0], ("Transpose/last", "MatMul/activations"))],
 )
 def test_a_product_takes_a_transposed_operand_as_it_is(
     perm: list[int], families: tuple[str, ...]
@@ -275,6 +276,25 @@ def test_a_product_takes_a_transposed_operand_as_it_is(
     ]
 
     assert kernels_of(layers, [5, 5, 5], patterns=("transposed-product",)) == families
+
+
+@pytest.mark.parametrize("measured", ["MatMul/activations", "MatMul/transposed"])
+def test_a_turned_operand_is_known_to_profiles_that_do_not_tell_it(measured: str) -> None:
+    layers = [
+        layer("turned", "Transpose", "x") | {"attributes": {"perm": [0, 2, 1]}},
+        layer("product", "MatMul", "x", "turned"),
+    ]
+    model = FamilyModel(1e-6, 1e9, 1e9, 1, (), (), (), (), 0.0, 0.1, 0.1, 50)
+    efficiency = Efficiency({f"float32 {measured}": model}, 0.0, ((2.0**30, 1e9),), 8, 0.04)
+    graph = {
+        "inputs": [{"name": "x", "shape": [2, 5, 5]}], "layers": layers, "outputs": ["product"],
+    }  # fmt: skip
+    rules = FusionRules(patterns=("transposed-product",))
+    costs = cost_model(graph_from_json(graph), fusion=rules, efficiency=efficiency)
+    assert costs.kernels is not None
+    (assigned,) = assign(costs.kernels, efficiency)
+    assert assigned.exact
+    assert assigned.model is model
 
 
 def test_a_view_moves_nothing() -> None:

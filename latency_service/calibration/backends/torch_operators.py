@@ -213,6 +213,7 @@ _ROWS: dict[str, Callable[[Attributes, Workload], Compute]] = {
     "ConvTranspose": _transposed,
     "Gemm": _gemm,
     "MatMul": _plain(torch.matmul),
+    "FusedMatMul": _plain(lambda a, b: torch.matmul(a, b.transpose(-1, -2))),
     "BatchNormalization": _plain(lambda x, s, b, m, v: F.batch_norm(x, m, v, s, b)),
     "InstanceNormalization": _plain(lambda x, s, b: F.instance_norm(x, None, None, s, b)),
     "LayerNormalization": _layer_normalisation,

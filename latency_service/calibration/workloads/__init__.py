@@ -56,6 +56,7 @@ from latency_service.calibration.workloads.products import (
     gemm,
     learned_product,
     recurrent,
+    transposed_product,
 )
 from latency_service.calibration.workloads.quantised import QUANTISED
 from latency_service.calibration.workloads.shapes import Family
@@ -73,7 +74,8 @@ FAMILIES: tuple[Family, ...] = (
     Family("transposed convolution", transposed_convolution, 3),
     Family("dense layer", gemm, 7),
     Family("product with a learned matrix", learned_product, 12),
-    Family("product of activations", activation_product, 9),
+    Family("product of activations", activation_product, 7),
+    Family("product with a turned activation", transposed_product, 4),
     Family("batch normalisation", batch_normalisation, 1.5),
     Family("layer normalisation", layer_normalisation, 2.5),
     Family("addition and layer normalisation", skip_layer_normalisation, 1.5),

@@ -55,7 +55,7 @@ def learned_product(rng: Rng) -> Workload:
 
 
 def activation_product(rng: Rng) -> Workload:
-    """Queries by keys, or weights by values."""
+    """Weights by values, or queries by keys that were stored turned."""
     while True:
         batch, heads = batch_size(rng), int(rng.choice([1, 2, 3, 4, 6, 8, 12, 16]))
         if rng.random() < 0.3:
@@ -75,6 +75,14 @@ def activation_product(rng: Rng) -> Workload:
         )
         if fits(work, 2.0 * batch * heads * left[0] * left[1] * right[1]):
             return work
+
+
+def transposed_product(rng: Rng) -> Workload:
+    """Queries by keys as they are stored: the runtime reads the second matrix turned."""
+    work = activation_product(rng)
+    left, right = work.inputs
+    turned = (*right[:-2], right[-1], right[-2])
+    return Workload("FusedMatMul", (left, turned), {"transB": 1}, outputs=work.outputs)
 
 
 def recurrent(op: str, gates: int) -> Make:
