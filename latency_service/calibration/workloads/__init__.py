@@ -69,7 +69,7 @@ FAMILIES: tuple[Family, ...] = (
     Family("first convolution", first, 4),
     Family("patch convolution", patches, 3),
     Family("depthwise convolution", depthwise, 11),
-    Family("grouped convolution", grouped, 5),
+    Family("grouped convolution", grouped, 7),
     Family("convolution along time", one_dimension, 4),
     Family("transposed convolution", transposed_convolution, 3),
     Family("dense layer", gemm, 7),

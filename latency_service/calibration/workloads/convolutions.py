@@ -37,8 +37,8 @@ def _convolution(
         elif kind == "depthwise":
             channels_in = filters = group = channels(rng, 8, 1536)
         elif kind == "grouped":
-            per_group = int(rng.choice([4, 8, 16, 24, 32, 40, 48, 64]))
-            group = int(rng.choice([2, 3, 4, 8, 16, 32]))
+            per_group = int(rng.choice([4, 8, 8, 16, 16, 24, 32, 40, 48, 64]))
+            group = int(rng.choice([2, 3, 4, 7, 10, 16, 25, 32]))
             channels_in = filters = group * per_group
         else:
             channels_in, filters, group = channels(rng, 16, 1536), _filters(rng), 1
