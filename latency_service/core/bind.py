@@ -143,6 +143,7 @@ class Binder:
         self.unknown_ops = unknown_ops
         self.changed = changed
         self.symbolic = symbolic
+        self.asks_names = bool(symbols) and not symbolic
         self.tensors: dict[str, Tensor | None] = {}
         self.assumptions: list[str] = []
         self.problems: list[Problem] = []
@@ -222,8 +223,10 @@ class Binder:
                 self._compare(node, output, shape)
             if output.dtype is not None:
                 dtype = output.dtype
-            named = self._named(node, output, shape) if self.symbols else 0
-            tensor = Tensor(output.name, shape, self.stored(dtype), named=named)
+            tensor = Tensor(output.name, shape, self.stored(dtype))
+            if self.asks_names:
+                stated = output.shape
+                tensor.named = self._named(node, shape) if stated is None else named_dims(stated)
             node.outputs.append(tensor)
             if output.name:
                 tensors[output.name] = tensor
@@ -235,10 +238,8 @@ class Binder:
             self._fold(node)
         return [node]
 
-    def _named(self, node: Node, output: Output, shape: Dims) -> int:
-        """`Tensor.named` of an output; an unstated shape follows from those that are read."""
-        if output.shape is not None:
-            return named_dims(output.shape)
+    def _named(self, node: Node, shape: Dims) -> int:
+        """`Tensor.named` of an output whose shape is not stated: as those that are read."""
         read = max((t.named for t in node.inputs if t is not None and t.value is None), default=0)
         # where a single position is left, no name can be but the batch's
         return min(read, 1) if all(dim == 1 for dim in shape[2:]) else read

@@ -113,9 +113,10 @@ class Tensor:
 
 def named_dims(shape: Sequence[int | str]) -> int:
     """What `Tensor.named` says of a shape that a model states."""
-    if any(isinstance(dim, str) for dim in shape[1:]):
-        return 2
-    return int(bool(shape) and isinstance(shape[0], str))
+    # by type, not by isinstance: this is asked of every tensor of a request
+    if str not in map(type, shape):
+        return 0
+    return 2 if str in map(type, shape[1:]) else 1
 
 
 _INT = {int}
