@@ -277,7 +277,8 @@ class Binder:
         dims = [self.symbols.get(d) if isinstance(d, str) else d for d in output.shape]
         if None in dims:
             return None
-        return Tensor(output.name, tuple(dims), self.stored(output.dtype or self.dtype))  # type: ignore[arg-type]
+        dtype = self.stored(output.dtype or self.dtype)
+        return Tensor(output.name, tuple(dims), dtype, named=named_dims(output.shape))  # type: ignore[arg-type]
 
     def _as_bound(self, shape: Shape) -> Shape:
         """A stated shape with its first axis, the usual named one, bound."""
@@ -337,7 +338,9 @@ class Binder:
                             f"the shape of {output.name!r} depends on data: state it",
                         )
                     )
-            self.tensors[output.name] = tensor and Tensor(output.name, tensor.shape, tensor.dtype)
+            self.tensors[output.name] = tensor and Tensor(
+                output.name, tensor.shape, tensor.dtype, named=tensor.named
+            )
         return nodes
 
 

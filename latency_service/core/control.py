@@ -65,7 +65,9 @@ def _run(
     inner = binder.inner()
     for position, declared in enumerate(graph.inputs):
         fed = feeds[position] if position < len(feeds) else None
-        inner.tensors[declared.name] = fed and Tensor(declared.name, fed.shape, fed.dtype)
+        inner.tensors[declared.name] = fed and Tensor(
+            declared.name, fed.shape, fed.dtype, named=fed.named
+        )
     nodes = inner.run(graph.layers, prefix)
     for node in nodes:
         node.frozen = True

@@ -57,7 +57,6 @@ def gpu_settings(units: int) -> Settings:
 
 
 _PRODUCTS = frozenset({"Gemm", "MatMul"})
-_BLOCKED = ("Conv/dense", "Conv/pointwise", "Conv/depthwise", "Conv/grouped")
 
 
 def settings_of(family: str, settings: Settings) -> Settings:
@@ -68,7 +67,7 @@ def settings_of(family: str, settings: Settings) -> Settings:
     families are cheap to learn from more samples.
     """
     op = family.partition("/")[0]
-    if family not in _BLOCKED:
+    if op != "Conv":
         settings = replace(settings, layout=None)
     if settings.units == 1 or op.startswith("Conv"):
         return settings

@@ -126,9 +126,10 @@ class _Sweep:
         if predictor.efficiency.near_s:
             activations = kernel.moved_bytes(read.of_rows, written.of_rows) - constants
             np.maximum(self.most, activations * alive, out=self.most)
-            busy = kernel.busy_s(read.of_rows, written.of_rows)
             near_s = predictor.near_s[position]
-            self.near_s += predictor.nearer(seconds - kept_s, near_s, busy) * runs
+            if near_s:
+                busy = kernel.busy_s(read.of_rows, written.of_rows)
+                self.near_s += predictor.nearer(seconds - kept_s, near_s, busy) * runs
 
     def _run(
         self, kernel: _Kernel, seconds: FloatArray, runs: FloatArray, called_s: FloatArray

@@ -252,6 +252,28 @@ def test_nothing_folds_into_a_product_of_matrices() -> None:
     assert len(kernels_of(layers, [5, 3], fold=("Add",))) == 2
 
 
+@pytest.mark.parametrize(("shape", "merged"), [([1, 5, 3], True), ([1, "t", 3], False)])
+def test_names_are_known_inside_a_loop(shape: list[int | str], merged: bool) -> None:
+    body = {
+        "inputs": [
+            {"name": "i", "shape": [], "dtype": "int64"},
+            {"name": "go", "shape": [], "dtype": "bool"}, {"name": "t", "shape": [1, 5, 3]},
+        ],
+        "layers": [
+            layer("on", "Identity", "go"), learned("product", "MatMul", "t", 3, 3),
+            learned("sum", "Add", "product", 3),
+        ],
+        "outputs": ["on", "sum"],
+    }  # fmt: skip
+    rule = ("MatMul Add/learned",)
+    loop = layer("loop", "Loop", "x") | {
+        "attributes": {"M": 3, "cond": True, "body": body}, "outputs": [{"name": "loop"}],
+    }  # fmt: skip
+    binding = Binding(dims={"t": 5} if "t" in shape else {})
+    found = kernels_of([loop], shape, binding, sequences=rule, static=rule)
+    assert ("Add/broadcast" not in found) == merged
+
+
 def test_one_position_has_no_name() -> None:
     pooled = [
         layer("mean", "GlobalAveragePool", "x"), conv("a", "mean", 3), conv("b", "mean", 3),

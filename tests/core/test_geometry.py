@@ -104,6 +104,13 @@ def test_taps_on_padding() -> None:
     assert inside((4,), (39,), pads=[19, 19]) == pytest.approx(4 / 39)
 
 
+def test_a_window_of_any_width_is_looked_at_in_no_time() -> None:
+    # it covers the 5 positions wherever it stands, and nothing but padding besides
+    wide = 10**10
+    found = inside((5,), (2 * wide + 1,), pads=[wide, wide])
+    assert found == pytest.approx(5 / (2 * wide + 1), abs=1e-2)
+
+
 @pytest.mark.parametrize(
     ("auto_pad", "expected"),
     # 5 positions, stride 2, window 4: outputs at -1, 1, 3 or, padded below, at -2, 0, 2
