@@ -111,6 +111,21 @@ def test_inferred_shapes_keep_their_names() -> None:
     assert shapes["flat"] == ("N", FILTERS)
 
 
+@pytest.mark.parametrize("attributes", [{}, {"axes": [0]}])
+def test_a_named_dimension_is_squeezed_once_it_is_bound_to_1(attributes: dict[str, Any]) -> None:
+    layer = {"name": "y", "op": "Squeeze", "inputs": ["x"], "attributes": attributes}
+    inputs = [{"name": "x", "shape": ["N", FILTERS]}]
+    graph = resolve(graph_from_json({"inputs": inputs, "layers": [layer], "outputs": ["y"]}))
+    assert graph.layers[0].outputs[0].shape is None
+
+    assert bind(graph, Binding(dims={"N": 1})).outputs[0].shape == (FILTERS,)
+    if attributes:
+        with pytest.raises(GraphError, match="axis 0 has size 2, not 1"):
+            bind(graph, Binding(dims={"N": 2}))
+    else:
+        assert bind(graph, Binding(dims={"N": 2})).outputs[0].shape == (2, FILTERS)
+
+
 def test_dims_shapes_and_batch_size_bind_names() -> None:
     graph = graph_from_json(document())
     by_dims = bind(graph, Binding(dims={"N": BATCH, "H": HEIGHT}))

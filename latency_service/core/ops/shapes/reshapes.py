@@ -72,6 +72,9 @@ def squeeze_axes(node: Node) -> list[int]:
     rank = len(node.x.shape)
     axes = node.integer_list("axes")
     if axes is None:
+        for dim in node.x.shape:
+            if isinstance(dim, Symbol):
+                raise Symbolic(dim)  # which may be bound to 1
         return [axis for axis, dim in enumerate(node.x.shape) if dim == 1]
     return checked_axes(node, axes, rank)
 
@@ -80,6 +83,8 @@ def squeeze(node: Node) -> Shapes:
     """Squeeze."""
     gone = set(squeeze_axes(node))
     for axis in gone:
+        if isinstance(node.x.shape[axis], Symbol):
+            raise Symbolic(node.x.shape[axis])
         if node.x.shape[axis] != 1:
             node.fail("attributes.axes", f"axis {axis} has size {node.x.shape[axis]}, not 1")
     return [([d for a, d in enumerate(node.x.shape) if a not in gone], node.x.dtype)]
