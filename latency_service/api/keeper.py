@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from anyio import Lock, to_thread
 
 from latency_service.usecases import Workbench
-from latency_service.usecases.coefficients import Addressed, keep_all
+from latency_service.usecases.coefficients import Addressed, keep_all, kept_lately
 
 
 @dataclass(slots=True)
@@ -40,7 +40,7 @@ class Keeper:
         Raises:
             DatabaseError: if the database cannot be used; nothing has been stored then.
         """
-        if graph.text is None:
+        if kept_lately(self._bench, graph):
             return
         own = _Waiting(graph)
         self._waiting.append(own)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 import threading
 import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import NamedTuple
 
@@ -72,8 +72,14 @@ class GraphStore:
         self._engine = engine
         self._max_graphs = max_graphs
         self._clock = clock
-        self._touched: dict[str, datetime] = {}
-        self._touched_lock = threading.Lock()
+        # when this process last knew of a graph that it was there, and said that it was in use
+        self._seen: dict[str, datetime] = {}
+        self._seen_lock = threading.Lock()
+
+    def seen_lately(self, graph_id: str) -> bool:
+        """Whether this process put or touched it within the last minute; nothing is asked."""
+        with self._seen_lock:
+            return self._seen_lately(graph_id, self._clock())
 
     def put(self, graph_id: str, canonical_text: str, layers: int) -> bool:
         """Keep one graph, as `put_all`; tells whether it is new."""
@@ -82,7 +88,8 @@ class GraphStore:
     def put_all(self, wanted: Sequence[StoredGraph]) -> set[str]:
         """Keep graphs, all or none, dropping the least recently used ones over the cap.
 
-        Putting one that is there does not count as use: `touch` does.
+        Putting one that is there does not count as use: `touch` does. One that this process put or
+        touched within the last minute is taken to be there.
 
         Returns:
             The ids of those that are new.
@@ -97,10 +104,15 @@ class GraphStore:
                 )
         if len(wanted) > self._max_graphs:
             raise ValueError(f"{len(wanted)} graphs at once, and room for {self._max_graphs}")
+        now = self._clock()
+        with self._seen_lock:
+            unsure = [graph for graph in wanted if not self._seen_lately(graph.graph_id, now)]
+        if not unsure:
+            return set()
         with reading(self._engine) as connection:
-            rows = connection.execute(_THERE, {"wanted": [graph.graph_id for graph in wanted]})
+            rows = connection.execute(_THERE, {"wanted": [graph.graph_id for graph in unsure]})
             there = set(rows.scalars())
-        new = [self._row(graph) for graph in wanted if graph.graph_id not in there]
+        new = [self._row(graph) for graph in unsure if graph.graph_id not in there]
         if not new:
             return set()
         with writing(self._engine) as connection:
@@ -108,6 +120,8 @@ class GraphStore:
             created = set(connection.execute(_INSERT[self._engine.dialect.name], new).scalars())
             if created and _count(connection) > self._max_graphs:
                 self._evict(connection, keep=created)
+        with self._seen_lock:
+            self._note(created, now)
         return created
 
     def _row(self, graph: StoredGraph) -> dict[str, object]:
@@ -148,16 +162,16 @@ class GraphStore:
         if not _GRAPH_ID.fullmatch(graph_id):
             return
         now = self._clock()
-        with self._touched_lock:
-            last = self._touched.get(graph_id)
-            if last is not None and now - last < _TOUCH_EVERY:
+        with self._seen_lock:
+            if self._seen_lately(graph_id, now):
                 return
-            if len(self._touched) >= self._max_graphs:
-                self._touched.clear()
-            self._touched[graph_id] = now
+            self._note((graph_id,), now)
         # Another process may have written it down already.
         with reading(self._engine) as connection:
             used_at = connection.execute(_USED_AT, {"wanted": graph_id}).scalar_one_or_none()
+        if used_at is None:
+            with self._seen_lock:
+                self._seen.pop(graph_id, None)
         if used_at is None or now - used_at < _TOUCH_EVERY:
             return
         with writing(self._engine) as connection:
@@ -172,7 +186,19 @@ class GraphStore:
         with reading(self._engine) as connection:
             return _count(connection)
 
+    def _seen_lately(self, graph_id: str, now: datetime) -> bool:
+        last = self._seen.get(graph_id)
+        # a clock that was set back says nothing
+        return last is not None and timedelta() <= now - last < _TOUCH_EVERY
+
+    def _note(self, graph_ids: Collection[str], now: datetime) -> None:
+        if len(self._seen) + len(graph_ids) > self._max_graphs:
+            self._seen.clear()
+        self._seen.update(dict.fromkeys(graph_ids, now))
+
     def _evict(self, connection: Connection, keep: set[str]) -> None:
+        with self._seen_lock:
+            self._seen.clear()
         lock_for_all(connection, LOCK_GRAPHS)
         # Counted again: while this one waited, another may have made room.
         surplus = _count(connection) - self._max_graphs

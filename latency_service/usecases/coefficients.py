@@ -132,6 +132,14 @@ def keep(bench: Workbench, found: Addressed) -> bool:
     return keep_all(bench, [found])[0]
 
 
+def kept_lately(bench: Workbench, found: Addressed) -> bool:
+    """Whether a graph needs no storing, as far as can be told without asking the database."""
+    if found.text is not None and not bench.graphs.seen_lately(found.graph_id):
+        return False
+    bench.parsed.put(found.graph_id, found.graph)
+    return True
+
+
 def keep_all(bench: Workbench, graphs: Sequence[Addressed]) -> list[bool]:
     """Store the graphs of several requests, all or none; tells of each whether it is new."""
     sent: dict[str, StoredGraph] = {}

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 
 import pytest
-from sqlalchemy import Engine, select
+from sqlalchemy import Engine, event, select
 
 from latency_service.core.errors import UnknownGraphError
 from latency_service.storage.engine import reading, writing
@@ -31,6 +32,19 @@ class Clock:
 @pytest.fixture
 def clock() -> Clock:
     return Clock()
+
+
+@pytest.fixture
+def statements(engine: Engine) -> Iterator[list[str]]:
+    """What is asked of the database."""
+    seen: list[str] = []
+
+    def note(connection: object, cursor: object, statement: str, *_: object) -> None:
+        seen.append(statement)
+
+    event.listen(engine, "before_cursor_execute", note)
+    yield seen
+    event.remove(engine, "before_cursor_execute", note)
 
 
 def graph(n: int) -> tuple[str, str]:
@@ -135,6 +149,30 @@ class TestGraphStore:
         GraphStore(engine, max_graphs=2, clock=clock).put(*graph(7), layers=1)
         assert GraphStore(engine).count() == 2
 
+    def test_for_a_minute_a_graph_is_taken_to_be_there(
+        self, engine: Engine, clock: Clock, statements: list[str]
+    ):
+        store = GraphStore(engine, clock=clock)
+        graph_id, text = graph(1)
+        assert not store.seen_lately(graph_id)
+        store.put(graph_id, text, layers=1)
+        statements.clear()
+        assert store.seen_lately(graph_id)
+        assert not store.put(graph_id, text, layers=1)
+        assert statements == []
+        clock.tick(61)
+        assert not store.seen_lately(graph_id)
+        assert not store.put(graph_id, text, layers=1)
+        assert statements
+
+    def test_a_graph_that_was_dropped_or_never_there_is_put(self, engine: Engine, clock: Clock):
+        store = GraphStore(engine, max_graphs=1, clock=clock)
+        for n in (1, 2, 1):
+            store.touch(graph(n)[0])
+            assert store.put(*graph(n), layers=1)
+            clock.tick()
+            assert store.get(graph(n)[0]) == graph(n)[1]
+
     def test_touching_is_written_once_a_minute(self, engine: Engine, clock: Clock):
         store = GraphStore(engine, clock=clock)
         graph_id, text = graph(1)
@@ -153,11 +191,13 @@ class TestGraphStore:
         store = GraphStore(engine)
         graph_id, text = graph(1)
         store.put(graph_id, text, layers=1)
+        # another process, which does not know yet that it is there
+        other = GraphStore(engine)
         with writing(engine) as connection:
             connection.execute(graphs.update().values(layers=2))
-            assert not store.put(graph_id, text, layers=1)
-            assert store.get(graph_id) == text
-            store.touch(graph_id)
+            assert not other.put(graph_id, text, layers=1)
+            assert other.get(graph_id) == text
+            other.touch(graph_id)
 
     def test_many_at_once_keep_to_the_cap(self, engine: Engine):
         store = GraphStore(engine, max_graphs=5)
