@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
 import statistics
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from inspect import isawaitable
 
 from latency_service.api.app import rare_collections
+
+Work = Callable[[], object]
 
 
 @dataclass(frozen=True)
@@ -25,15 +29,23 @@ class Timing:
         )
 
 
-def interleaved(
-    work: Mapping[str, Callable[[], object]], rounds: int = 9, repeats: int = 5
+def interleaved(work: Mapping[str, Work], rounds: int = 9, repeats: int = 5) -> dict[str, Timing]:
+    """Time several pieces of work side by side, as `interleaved_on_loop`."""
+    return asyncio.run(interleaved_on_loop(work, rounds, repeats))
+
+
+async def interleaved_on_loop(
+    work: Mapping[str, Work], rounds: int = 9, repeats: int = 5
 ) -> dict[str, Timing]:
     """Time several pieces of work side by side, so that a drift of the machine hits them all.
 
     The garbage collector is set as the service sets it.
+
+    Args:
+        work: functions; what they return is awaited where it can be.
     """
     for function in work.values():
-        function()
+        await _done(function)
     found: dict[str, list[float]] = {name: [] for name in work}
     with rare_collections():
         for _ in range(rounds):
@@ -41,13 +53,19 @@ def interleaved(
                 best = float("inf")
                 for _ in range(repeats):
                     started = time.perf_counter()
-                    function()
+                    await _done(function)
                     best = min(best, time.perf_counter() - started)
                 found[name].append(best)
     return {
         name: Timing(statistics.median(times), min(times), max(times))
         for name, times in found.items()
     }
+
+
+async def _done(function: Work) -> None:
+    answer = function()
+    if isawaitable(answer):
+        await answer
 
 
 def show(title: str, timings: Mapping[str, Timing], targets: Mapping[str, float]) -> None:

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import importlib.util
 import io
-from collections.abc import Callable
 
 import numpy as np
 
-from benchmarks.measure import interleaved, show
+from benchmarks.measure import Timing, Work, interleaved_on_loop, show
 from benchmarks.models import onnx_bytes
 from benchmarks.request import started
 from latency_service.api import bodies
@@ -17,7 +17,7 @@ from latency_service.api import bodies
 TARGETS = {"resnet50": 45e-3, "mobilenet_v2": 10e-3}
 
 
-def peer(data: bytes) -> Callable[[], object] | None:
+def peer(data: bytes) -> Work | None:
     """onnx-tool on a model that is in memory already, if it is installed."""
     if importlib.util.find_spec("onnx_tool") is None:
         return None
@@ -34,12 +34,12 @@ def peer(data: bytes) -> Callable[[], object] | None:
     return run
 
 
-def main() -> None:
+async def measured() -> dict[str, Timing]:
     """Both networks, ours from bytes and the peer from memory."""
-    with started() as application:
+    async with started() as application:
         bench = application.app.state.workbench
 
-        def ours(data: bytes) -> Callable[[], object]:
+        def ours(data: bytes) -> Work:
             def run() -> object:
                 bench.costed.forget()
                 bench.parsed.forget()
@@ -47,7 +47,7 @@ def main() -> None:
 
             return run
 
-        work: dict[str, Callable[[], object]] = {}
+        work: dict[str, Work] = {}
         for name in TARGETS:
             data = onnx_bytes(name)
             work[name] = ours(data)
@@ -56,7 +56,12 @@ def main() -> None:
                 print("onnx-tool is not installed: pip install onnx-tool")
             else:
                 work[f"{name}, onnx-tool from memory"] = rival
-        timings = interleaved(work, rounds=5, repeats=3)
+        return await interleaved_on_loop(work, rounds=5, repeats=3)
+
+
+def main() -> None:
+    """What each takes, and how many times as fast as the peer that is."""
+    timings = asyncio.run(measured())
     show("ONNX bytes to answer bytes", timings, TARGETS)
     for name in TARGETS:
         rival_timing = timings.get(f"{name}, onnx-tool from memory")

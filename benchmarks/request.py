@@ -6,8 +6,8 @@ import asyncio
 import itertools
 import json
 import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ import numpy as np
 from fastapi import FastAPI
 from starlette.types import Message
 
-from benchmarks.measure import interleaved, show
+from benchmarks.measure import Timing, interleaved_on_loop, show
 from benchmarks.models import layer_graph
 from latency_service.api import bodies
 from latency_service.api.app import create_app
@@ -34,13 +34,12 @@ def request_body(network: str, device: str, number: int = 0) -> bytes:
 
 
 class Application:
-    """The whole application, asked without a socket."""
+    """The whole application, asked without a socket on the loop that runs."""
 
-    def __init__(self, app: FastAPI, loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(self, app: FastAPI) -> None:
         self.app = app
-        self._loop = loop
 
-    def post(self, body: bytes, kind: str = bodies.JSON, query: str = "") -> bytes:
+    async def post(self, body: bytes, kind: str = bodies.JSON, query: str = "") -> bytes:
         """POST /v1/coefficients: from the bytes of the request to the bytes of the answer."""
         scope: dict[str, Any] = {
             "type": "http",
@@ -64,24 +63,24 @@ class Application:
         async def send(message: Message) -> None:
             sent.append(message)
 
-        self._loop.run_until_complete(self.app(scope, receive, send))
+        await self.app(scope, receive, send)
         if sent[0]["status"] != 200:
             raise RuntimeError(sent[1]["body"])
         reply: bytes = sent[1]["body"]
         return reply
 
 
-@contextmanager
-def started() -> Iterator[Application]:
-    """The application over a database of its own, started as a server starts it."""
-    with tempfile.TemporaryDirectory() as folder, asyncio.Runner() as runner:
+@asynccontextmanager
+async def started() -> AsyncIterator[Application]:
+    """The application over a database of its own, started as a server starts it.
+
+    One task asks for everything, as one task serves everything in a server: a task of its own for
+    each request would be charged the threads that end with it.
+    """
+    with tempfile.TemporaryDirectory() as folder:
         app = create_app(Settings(data_directory=Path(folder)))
-        lifespan = app.router.lifespan_context(app)
-        runner.run(lifespan.__aenter__())
-        try:
-            yield Application(app, runner.get_loop())
-        finally:
-            runner.run(lifespan.__aexit__(None, None, None))
+        async with app.router.lifespan_context(app):
+            yield Application(app)
 
 
 def roofline_floor() -> object:
@@ -96,19 +95,24 @@ _FORMS = np.random.default_rng(0).random((2, 175, 4))
 _COUNTS = np.random.default_rng(1).random((2, 175))
 
 
-def main() -> None:
+async def measured() -> dict[str, Timing]:
     """New and known requests beside the arithmetic alone."""
-    with started() as application:
+    async with started() as application:
         # made before the clock starts, and more of them than are asked for
         fresh = itertools.cycle([request_body("resnet50", "v100", n) for n in range(400)])
         known = request_body("resnet50", "v100", -1)
-        timings = interleaved(
+        return await interleaved_on_loop(
             {
                 NEW: lambda: application.post(next(fresh)),
                 KNOWN: lambda: application.post(known),
                 FLOOR: roofline_floor,
             }
         )
+
+
+def main() -> None:
+    """What the requests take, and how many times the arithmetic that is."""
+    timings = asyncio.run(measured())
     show("request bytes to answer bytes, ResNet-50 (175 layers)", timings, TARGETS)
     ratio = timings[NEW].median_s / timings[FLOOR].median_s
     print(f"  ratio of a new graph to the pure-NumPy floor: {ratio:.0f}")
