@@ -19,7 +19,7 @@ from latency_service.core.errors import (
     Problem,
     UnknownOpError,
 )
-from latency_service.core.graph import Layer, LayerGraph, Output, Shape
+from latency_service.core.graph import Layer, LayerGraph, Output, Shape, made
 from latency_service.core.node import (
     MOST_VALUES,
     Dims,
@@ -98,7 +98,9 @@ def resolve(graph: LayerGraph) -> LayerGraph:
     binder.finish()
     tensors = binder.tensors
     layers = [
-        Layer(name, op, inputs, tuple([_filled(o, tensors) for o in outputs]), settings, held)
+        made(
+            Layer, (name, op, inputs, tuple([_filled(o, tensors) for o in outputs]), settings, held)
+        )
         for name, op, inputs, outputs, settings, held in graph.layers
     ]
     return replace(graph, layers=tuple(layers))
@@ -110,9 +112,11 @@ def _filled(output: Output, tensors: Mapping[str, Tensor | None]) -> Output:
     tensor = tensors.get(output.name)
     if tensor is None:
         return output
-    # a plain text where a dimension is named
-    shape = tuple([str(dim) if isinstance(dim, Symbol) else dim for dim in tensor.shape])
-    return Output(output.name, shape, output.dtype)
+    shape = tensor.shape
+    if Symbol in map(type, shape):
+        # a plain text where a dimension is named
+        shape = tuple([str(dim) if isinstance(dim, Symbol) else dim for dim in shape])
+    return made(Output, (output.name, shape, output.dtype))
 
 
 def _own_dtype(graph: LayerGraph) -> str:
@@ -125,7 +129,8 @@ class Binder:
     """Runs the shape rules over a list of layers.
 
     Attributes:
-        tensors: by name; None where a shape cannot be known (after an error, or symbolically).
+        tensors: by name; None where a shape cannot be known (after an error, or symbolically), and
+            for "", which is no tensor.
     """
 
     def __init__(
@@ -144,7 +149,7 @@ class Binder:
         self.changed = changed
         self.symbolic = symbolic
         self.asks_names = bool(symbols) and not symbolic
-        self.tensors: dict[str, Tensor | None] = {}
+        self.tensors: dict[str, Tensor | None] = {"": None}
         self.assumptions: list[str] = []
         self.problems: list[Problem] = []
         self.unknown: list[Problem] = []
@@ -156,7 +161,7 @@ class Binder:
         )
         twin.assumptions, twin.unknown = self.assumptions, self.unknown
         twin.tensors = {
-            name: None if t is None else Tensor(t.name, t.shape, t.dtype, t.value, t.named)
+            name: t and Tensor(t.name, t.shape, t.dtype, t.value, t.named)
             for name, t in self.tensors.items()
         }
         return twin
@@ -189,7 +194,7 @@ class Binder:
 
     def _layer(self, layer: Layer, prefix: str) -> list[Node]:
         tensors = self.tensors
-        inputs = [tensors[name] if name else None for name in layer.inputs]
+        inputs = list(map(tensors.__getitem__, layer.inputs))
         if None in inputs and any(
             name and tensor is None for name, tensor in zip(layer.inputs, inputs, strict=True)
         ):

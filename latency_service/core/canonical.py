@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 from functools import lru_cache
+from math import isfinite
 from typing import Any
 
 from latency_service.core.graph import GraphInput, Layer, LayerGraph, Output, Parameter, Shape
@@ -50,31 +51,29 @@ def _input_text(tensor: GraphInput) -> str:
 
 
 def _layer_text(layer: Layer) -> str:
+    name, op, inputs, outputs, settings, held = layer
     attributes = parameters = ""
-    if layer.attributes:
-        pairs = sorted(layer.attributes.items())
-        listed = ",".join([f"{_quoted(key)}:{_value_text(value)}" for key, value in pairs])
-        attributes = f'"attributes":{{{listed}}},'
-    if layer.parameters is not None:
-        parameters = f',"parameters":[{",".join(map(_parameter_text, layer.parameters))}]'
+    if settings:
+        listed = [f"{_quoted(key)}:{_value_text(settings[key])}" for key in sorted(settings)]
+        attributes = f'"attributes":{{{",".join(listed)}}},'
+    if held is not None:
+        parameters = f',"parameters":[{",".join(map(_parameter_text, held))}]'
     return (
-        f'{{{attributes}"inputs":{_names_text(layer.inputs)},"name":{_quoted(layer.name)},'
-        f'"op":{_quoted(layer.op)},"outputs":[{",".join(map(_output_text, layer.outputs))}]'
-        f"{parameters}}}"
+        f'{{{attributes}"inputs":{_names_text(inputs)},"name":{_quoted(name)},'
+        f'"op":{_quoted(op)},"outputs":[{",".join(map(_output_text, outputs))}]{parameters}}}'
     )
 
 
 def _output_text(output: Output) -> str:
-    shape = "" if output.shape is None else f',"shape":{_shape_text(output.shape)}'
-    return f'{{{_dtype_text(output.dtype)}"name":{_quoted(output.name)}{shape}}}'
+    name, shape, dtype = output
+    stated = "" if shape is None else f',"shape":{_shape_text(shape)}'
+    return f'{{{_dtype_text(dtype)}"name":{_quoted(name)}{stated}}}'
 
 
 def _parameter_text(parameter: Parameter) -> str:
-    stated = "" if parameter.id is None else f'"id":{_quoted(parameter.id)},'
-    return (
-        f'{{{_dtype_text(parameter.dtype)}{stated}"role":{_quoted(parameter.role)},'
-        f'"shape":{_shape_text(parameter.shape)}}}'
-    )
+    role, shape, dtype, named = parameter
+    stated = "" if named is None else f'"id":{_quoted(named)},'
+    return f'{{{_dtype_text(dtype)}{stated}"role":{_quoted(role)},"shape":{_shape_text(shape)}}}'
 
 
 def _dtype_text(dtype: str | None) -> str:
@@ -91,11 +90,17 @@ def _shape_text(shape: Shape) -> str:
 
 
 def _value_text(value: Any) -> str:
-    if isinstance(value, LayerGraph):
-        return _graph_text(value, value.name)
-    if type(value) is list and set(map(type, value)) <= _INT:
+    # the encoder itself takes ten times as long
+    kind = type(value)
+    if kind is int:
+        return str(value)
+    if kind is list and set(map(type, value)) <= _INT:
         return f"[{','.join(map(str, value))}]"
-    return str(value) if type(value) is int else _encoded(value)
+    if kind is str:
+        return _quoted(value)
+    if kind is float and isfinite(value):
+        return repr(value)
+    return _graph_text(value, value.name) if kind is LayerGraph else _encoded(value)
 
 
 def graph_id(text: str) -> str:

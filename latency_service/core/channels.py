@@ -16,7 +16,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from latency_service.core.graph import Parameter
+from latency_service.core.graph import Parameter, made
 from latency_service.core.node import IdArray, Node
 
 # An id array larger than this is tied down to one axis rather than spelled out.
@@ -134,7 +134,7 @@ class Tracker:
         self, node: Node, role: str, axis: int, ids: IdArray, along: int | None = None
     ) -> None:
         """Record that position p of `axis` holds id p of `ids`, see `Place`."""
-        self.places.append(Place(node, role, axis, ids, along))
+        self.places.append(made(Place, (node, role, axis, ids, along)))
 
     def learned(self, node: Node, parameter: Parameter | None, axes: dict[int, IdArray]) -> None:
         """Record the channels of a parameter, tying them where its id was seen before.
@@ -144,11 +144,15 @@ class Tracker:
         """
         if parameter is None:
             return
+        role = "gamma" if parameter.role == "gamma" else "weight"
         for axis, ids in axes.items():
-            self.place(node, "gamma" if parameter.role == "gamma" else "weight", axis, ids)
+            self.place(node, role, axis, ids)
         if parameter.id is None:
             return
-        before = self._parameters.setdefault(parameter.id, {})
+        before = self._parameters.get(parameter.id)
+        if before is None:
+            self._parameters[parameter.id] = dict(axes)
+            return
         # one table read as (V, D) here and as (D, V) there is the same parameter
         same_way = all(ids.size == before[a].size for a, ids in axes.items() if a in before)
         for axis, ids in axes.items():

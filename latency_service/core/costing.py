@@ -37,7 +37,7 @@ from latency_service.core.efficiency import Efficiency
 from latency_service.core.errors import OptionError
 from latency_service.core.forms import ZERO, BilinearForm
 from latency_service.core.fusion import chains
-from latency_service.core.graph import LayerGraph
+from latency_service.core.graph import LayerGraph, made
 from latency_service.core.kernels import find_kernels
 from latency_service.core.node import IdArray, Node
 from latency_service.core.profile import FusionRules
@@ -82,9 +82,9 @@ def cost_model(
 
 def _largest_extent(network: Network) -> int:
     """The longest axis of all tensors and parameters: no layer has more channels."""
-    tensors = [tensor.shape for node in network.nodes for tensor in node.outputs]
-    learned = [parameter.shape for node in network.nodes for parameter in node.parameters]
-    return max((max(shape) for shape in (*tensors, *learned) if shape), default=0)
+    shapes = [tensor.shape for node in network.nodes for tensor in node.outputs]
+    shapes += [parameter.shape for node in network.nodes for parameter in node.parameters]
+    return max(map(max, filter(None, shapes)), default=0)
 
 
 class _Builder:
@@ -188,12 +188,14 @@ class _Builder:
                 seen.update(own)
                 inner.update(own)
                 continue
-            node.in_ids = [None if tensor is None else tensor.ids for tensor in node.inputs]
-            if node.parameters:
-                again = [p.role for p in node.parameters if p.id is not None and p.id in seen]
+            for tensor in node.inputs:
+                node.in_ids.append(None if tensor is None else tensor.ids)
+            held = [(p.id, p.role) for p in node.parameters if p.id is not None]
+            if held:
+                again = [role for name, role in held if name in seen]
                 if again:
                     node.shared = frozenset(again)
-                seen.update(p.id for p in node.parameters if p.id is not None)
+                seen.update([name for name, _ in held])
             node.op.channels(node, self.tracker)
         for name in inner:
             self.tracker.freeze_parameter(name)
@@ -315,7 +317,7 @@ class _Builder:
             if found is None:
                 found = known[key] = runs(part, ids, along)
             for run in found:
-                members[run.group].append(Member(node.name, role, axis, run))
+                members[run.group].append(made(Member, (node.name, role, axis, run)))
         return tuple(
             Group(f"g{index}", size, part.prunable[index], tuple(members[index]))
             for index, size in enumerate(part.sizes)

@@ -9,6 +9,9 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+# A third of what the constructor takes; forms are made by the thousand.
+_made = tuple.__new__
+
 
 class BilinearForm(NamedTuple):
     """A quantity as a function of a layer's live input and output channels."""
@@ -26,18 +29,13 @@ class BilinearForm(NamedTuple):
 
     def plus(self, other: BilinearForm) -> BilinearForm:
         """The sum of two quantities of the same channels."""
-        constant, per_in, per_out, per_pair = self
-        return BilinearForm(
-            constant + other.constant,
-            per_in + other.per_in,
-            per_out + other.per_out,
-            per_pair + other.per_pair,
-        )
+        a, b = self, other
+        return _made(BilinearForm, (a[0] + b[0], a[1] + b[1], a[2] + b[2], a[3] + b[3]))
 
     def scaled(self, factor: float) -> BilinearForm:
         """The quantity times a factor."""
-        constant, per_in, per_out, per_pair = self
-        return BilinearForm(constant * factor, per_in * factor, per_out * factor, per_pair * factor)
+        form = self[0] * factor, self[1] * factor, self[2] * factor, self[3] * factor
+        return _made(BilinearForm, form)
 
 
 ZERO = BilinearForm()

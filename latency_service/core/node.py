@@ -182,7 +182,8 @@ class Node:
     @property
     def x(self) -> Tensor:
         """The first input."""
-        return self.input(0)
+        inputs = self.inputs
+        return (inputs[0] if inputs else None) or self.input(0)
 
     def input(self, position: int) -> Tensor:
         """The input at a position that must be there."""

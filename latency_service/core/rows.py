@@ -81,7 +81,7 @@ class RowMaker:
         row.free = traffic.is_free(node) or node.layer.op in self.views
         if row.free:
             return row
-        row.bytes = BilinearForm(read_rest + write_rest, read_rate, write_rate)
+        row.bytes = BilinearForm(read_rest + write_rest, read_rate, write_rate, 0.0)
         if node.parameter("weight") is not None:
             kernel = traffic.kernels(node)
             if kernel is not ZERO:

@@ -9,10 +9,20 @@ from typing import Any
 import onnx
 
 from latency_service.core.errors import ModelFileError
-from latency_service.ingest.constants import Constant, as_setting, dtype_name, from_tensor
+from latency_service.ingest.constants import (
+    LARGEST_EXTENT,
+    Constant,
+    as_setting,
+    dtype_name,
+    from_tensor,
+)
 from latency_service.ingest.text import check_text
 
+# bound here once: they are compared with every attribute of a file
 _A = onnx.AttributeProto
+_INT, _INTS, _FLOAT, _FLOATS = _A.INT, _A.INTS, _A.FLOAT, _A.FLOATS
+_STRING, _STRINGS, _TENSOR, _GRAPH = _A.STRING, _A.STRINGS, _A.TENSOR, _A.GRAPH
+_SPARSE = _A.SPARSE_TENSOR
 
 # Lists longer than this hold data (the trees of a decision forest), not settings.
 _LONGEST = 4096
@@ -44,21 +54,21 @@ def read_attributes(
     for attribute in node.attribute:
         name, kind = attribute.name, attribute.type
         value: Any
-        if kind == _A.INT:
+        if kind == _INT:
             value = attribute.i
-        elif kind == _A.INTS:
+        elif kind == _INTS:
             value = attribute.ints[:]
-        elif kind == _A.FLOAT:
+        elif kind == _FLOAT:
             value = _float(attribute.f)
-        elif kind == _A.FLOATS:
+        elif kind == _FLOATS:
             value = [_float(number) for number in attribute.floats]
-        elif kind == _A.STRING:
+        elif kind == _STRING:
             value = _text(attribute.s)
-        elif kind == _A.STRINGS:
+        elif kind == _STRINGS:
             value = [_text(item) for item in attribute.strings]
-        elif kind == _A.GRAPH:
+        elif kind == _GRAPH:
             value = inner(attribute.g, name)
-        elif kind == _A.TENSOR:
+        elif kind == _TENSOR:
             tensor = from_tensor(attribute.t, f"{node.name or node.op_type}.{name}", False)
             array = tensor.value
             value = None if array is None else as_setting(array)
@@ -66,7 +76,7 @@ def read_attributes(
             continue
         if value is None or name in _IGNORED:
             continue
-        if isinstance(value, list) and (len(value) > _LONGEST or None in value):
+        if type(value) is list and (len(value) > _LONGEST or None in value):
             continue
         found[name] = value
     check_text(found)
@@ -86,25 +96,25 @@ def constant_value(node: onnx.NodeProto, name: str) -> Constant | None:
     """What a Constant node holds; None for forms that are no dense tensor of numbers."""
     for attribute in node.attribute:
         kind = attribute.type
-        if kind == _A.TENSOR:
+        if kind == _TENSOR:
             return from_tensor(attribute.t, name, False)
         tensor = onnx.TensorProto()
-        if kind == _A.SPARSE_TENSOR:
+        if kind == _SPARSE:
             return from_sparse(attribute.sparse_tensor, name)
-        if kind in (_A.FLOAT, _A.FLOATS):
+        if kind in (_FLOAT, _FLOATS):
             tensor.data_type = onnx.TensorProto.FLOAT
-            tensor.float_data.extend([attribute.f] if kind == _A.FLOAT else attribute.floats)
+            tensor.float_data.extend([attribute.f] if kind == _FLOAT else attribute.floats)
             count = len(tensor.float_data)
-        elif kind in (_A.INT, _A.INTS):
+        elif kind in (_INT, _INTS):
             tensor.data_type = onnx.TensorProto.INT64
-            tensor.int64_data.extend([attribute.i] if kind == _A.INT else attribute.ints)
+            tensor.int64_data.extend([attribute.i] if kind == _INT else attribute.ints)
             count = len(tensor.int64_data)
-        elif kind in (_A.STRING, _A.STRINGS):
+        elif kind in (_STRING, _STRINGS):
             tensor.data_type = onnx.TensorProto.STRING
-            count = 1 if kind == _A.STRING else len(attribute.strings)
+            count = 1 if kind == _STRING else len(attribute.strings)
         else:
             continue
-        if kind in (_A.FLOATS, _A.INTS, _A.STRINGS):
+        if kind in (_FLOATS, _INTS, _STRINGS):
             tensor.dims.append(count)
         return from_tensor(tensor, name, False)
     return None
@@ -114,11 +124,10 @@ def from_sparse(sparse: onnx.SparseTensorProto, name: str) -> Constant:
     """A sparse tensor counts as the dense one that it stands for."""
     found = from_tensor(sparse.values, name, True)
     from_tensor(sparse.indices, name, True)
-    found.shape = tuple(sparse.dims)
-    if found.shape and min(found.shape) < 0:
-        raise ModelFileError(f"tensor {name!r} has the impossible shape {list(found.shape)}")
-    found.elements = lambda: None
-    return found
+    shape = tuple(sparse.dims)
+    if shape and not 0 <= min(shape) <= max(shape) <= LARGEST_EXTENT:
+        raise ModelFileError(f"tensor {name!r} has the impossible shape {list(shape)}")
+    return found._replace(shape=shape, source=None)
 
 
 def modernise(op: str, attributes: dict[str, Any], opset: int) -> None:

@@ -8,15 +8,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any
+from functools import cache
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 import onnx
 
 from latency_service.core.errors import GraphError, ModelFileError
-from latency_service.core.graph import Layer
+from latency_service.core.graph import Layer, made
 from latency_service.core.node import MOST_VALUES, Node, Symbolic, Tensor
 from latency_service.core.ops.op import Op
 from latency_service.core.ops.shapes import DTYPE_CODES
@@ -27,11 +27,13 @@ Array = npt.NDArray[Any]
 LARGEST_EXTENT = 2**31 - 1
 
 _EXTERNAL = onnx.TensorProto.EXTERNAL
+# As their bytes stand in a file.
 _NUMPY = {
-    "float64": np.float64, "float32": np.float32, "float16": np.float16,
-    "int64": np.int64, "int32": np.int32, "int16": np.int16, "int8": np.int8,
-    "uint64": np.uint64, "uint32": np.uint32, "uint16": np.uint16, "uint8": np.uint8,
-    "bool": np.bool_,
+    name: np.dtype(name).newbyteorder("<")
+    for name in (
+        "float64", "float32", "float16", "int64", "int32", "int16", "int8", "uint64", "uint32",
+        "uint16", "uint8", "bool",
+    )
 }  # fmt: skip
 
 # Operators whose output is their first input in another layout or dtype: still the same weight.
@@ -43,8 +45,7 @@ _VIEWS = frozenset(
 )  # fmt: skip
 
 
-@dataclass(slots=True)
-class Constant:
+class Constant(NamedTuple):
     """A tensor that does not depend on what is fed to the network.
 
     Attributes:
@@ -52,7 +53,7 @@ class Constant:
         shape: as its reader sees it.
         dtype: as its reader sees it; stored: as it stands in the file.
         initializer: whether it comes from an initializer rather than a Constant node.
-        elements: reads its elements; None gives: they are not in the file, or not wanted.
+        source: where its elements are; None: they are not known.
     """
 
     id: str
@@ -60,7 +61,7 @@ class Constant:
     dtype: str
     stored: str
     initializer: bool
-    elements: Callable[[], Array | None]
+    source: onnx.TensorProto | Callable[[], Array | None] | None
 
     @property
     def size(self) -> int:
@@ -70,10 +71,12 @@ class Constant:
     @property
     def value(self) -> Array | None:
         """Its elements, where there are few of them and they are known."""
-        if self.size > MOST_VALUES:
+        source = self.source
+        if source is None or self.size > MOST_VALUES:
             return None
-        elements, self.elements = self.elements(), lambda: elements
-        return elements
+        if isinstance(source, onnx.TensorProto):
+            return _elements(source, self.id, self.dtype)
+        return source()
 
     @property
     def is_setting(self) -> bool:
@@ -107,26 +110,28 @@ def from_tensor(tensor: onnx.TensorProto, name: str, initializer: bool) -> Const
             f"tensor {name!r} keeps its elements in another file, and no path is followed. Save "
             "the model as one file: onnx.save(onnx.load(path), path, save_as_external_data=False)"
         )
-    dtype = dtype_name(tensor.data_type, f"tensor {name!r}")
-    shape = tuple(tensor.dims)
+    code = tensor.data_type
+    dtype = DTYPE_CODES.get(code) or dtype_name(code, f"tensor {name!r}")
+    # a slice is read at once, an iterator number by number
+    shape = tuple(tensor.dims[:])
     if shape and not 0 <= min(shape) <= max(shape) <= LARGEST_EXTENT:
         raise ModelFileError(f"tensor {name!r} has the impossible shape {list(shape)}")
-    return Constant(name, shape, dtype, dtype, initializer, lambda: _elements(tensor, name, dtype))
+    return made(Constant, (name, shape, dtype, dtype, initializer, tensor))
 
 
 def _elements(tensor: onnx.TensorProto, name: str, dtype: str) -> Array | None:
     kind = _NUMPY.get(dtype)
     if kind is None:
         return None
-    shape = tuple(tensor.dims)
+    shape = tuple(tensor.dims[:])
+    raw = tensor.raw_data
     found: Array
-    if tensor.raw_data:
-        raw = tensor.raw_data
-        if len(raw) != math.prod(shape) * np.dtype(kind).itemsize:
+    if raw:
+        if len(raw) != math.prod(shape) * kind.itemsize:
             raise ModelFileError(
                 f"tensor {name!r} is {dtype} {list(shape)}, but holds {len(raw)} bytes"
             )
-        found = np.frombuffer(raw, np.dtype(kind).newbyteorder("<")).astype(kind)
+        found = np.frombuffer(raw, kind)
     elif dtype == "float16":
         found = np.array(tensor.int32_data, np.uint16).view(np.float16)
     else:
@@ -160,6 +165,8 @@ def fold(
         node.outputs = [Tensor(layer.name, dims, cast_to or dtype) for dims, dtype in found]
     except (Symbolic, GraphError, ArithmeticError, ValueError, TypeError, LookupError):
         return None
+    if any(dim > LARGEST_EXTENT for dims, _ in found for dim in dims):
+        return None
     first = operands[0] if operands else None
     view = first if layer.op in _VIEWS else None
     made = []
@@ -181,8 +188,9 @@ def fold(
 def _later(
     op: Op, node: Node, operands: list[Constant | None], index: int, dtype: str
 ) -> Callable[[], Array | None]:
-    """The elements of one output, computed when they are asked for."""
+    """The elements of one output, computed when they are first asked for."""
 
+    @cache
     def elements() -> Array | None:
         kind = _NUMPY.get(dtype)
         if op.value is None or kind is None:
@@ -204,6 +212,7 @@ def _later(
 
 def as_setting(value: Array) -> Any:
     """A number or a list, as an attribute holds it; None where JSON has no such number."""
-    if value.dtype.kind == "f" and not np.all(np.isfinite(value)):
-        return None
-    return value.tolist()
+    setting = value.tolist()
+    if isinstance(setting, float):
+        return setting if math.isfinite(setting) else None
+    return None if value.dtype.kind == "f" and not np.isfinite(value).all() else setting

@@ -14,6 +14,7 @@ from latency_service.core.graph import (
     Output,
     Parameter,
     layer_graph,
+    made,
 )
 from latency_service.core.ops import OPS
 from latency_service.core.ops.op import Op
@@ -34,7 +35,7 @@ from latency_service.ingest.constants import (
 )
 from latency_service.ingest.declared import Model, TensorType
 from latency_service.ingest.operands import Operands, parameter, sort_operands
-from latency_service.ingest.order import HOLDS_GRAPHS, needed_nodes
+from latency_service.ingest.order import HOLDS_GRAPHS, Wired, needed_nodes
 from latency_service.ingest.text import check_text
 
 _STANDARD = ("", "ai.onnx")
@@ -85,8 +86,8 @@ class GraphReader:
             self.foldable.discard(tensor.name)
         self.read_initializers({tensor.name for tensor in inputs} if self.inner else set())
         outputs = [info.name for info in graph.output]
-        for node, given, written in needed_nodes(graph, outputs):
-            self.read_node(node, given, written)
+        for node in needed_nodes(graph, outputs):
+            self.read_node(node)
         if self.inner:
             for name in dict.fromkeys(outputs):
                 if name in self.constants:
@@ -98,48 +99,53 @@ class GraphReader:
     def read_initializers(self, fed: set[str]) -> None:
         """Take the weights' names and shapes."""
         for tensor in self.proto.initializer:
-            if tensor.name not in fed:
-                self.constants[tensor.name] = from_tensor(tensor, tensor.name, True)
+            name = tensor.name
+            if name not in fed:
+                self.constants[name] = from_tensor(tensor, name, True)
         for sparse in self.proto.sparse_initializer:
             name = sparse.values.name
             self.constants[name] = from_sparse(sparse, name)
 
-    def read_node(self, node: onnx.NodeProto, given: list[str], written: list[str]) -> None:
+    def read_node(self, node: Wired) -> None:
         """Write the layer of a node, or note that what it writes is constant."""
-        check_text((node.name, node.op_type, node.domain))
-        if not node.op_type:
-            raise ModelFileError(f"node {node.name!r} names no operator")
-        op_name, op = _operator(node)
+        proto, name, op_type, domain, given, written = node
+        if not op_type:
+            raise ModelFileError(f"node {name!r} names no operator")
+        op_name, op = _operator(op_type, domain)
         constants, foldable = self.constants, self.foldable
         if self.inner:
-            for name in written:
+            for output in written:
                 # it may reuse a name from around it
-                constants.pop(name, None)
-                foldable.discard(name)
+                constants.pop(output, None)
+                foldable.discard(output)
         if op_name == "Constant" and written:
-            constant = constant_value(node, written[0])
+            constant = constant_value(proto, written[0])
             if constant is not None:
                 constants[written[0]] = constant
                 return
         opset = self.model.opset
-        attributes = read_attributes(node, self.read_inner)
+        attributes = read_attributes(proto, self.read_inner)
         modernise(op_name, attributes, opset)
-        dtype = _stated_dtype(node, op_name, attributes)
+        dtype = _stated_dtype(proto, op_name, attributes)
+        held = list(map(constants.get, given))
         if (
             op is not None
             and given
-            and all(name in constants or not name for name in given)
+            and (
+                None not in held
+                or all(found or not of for of, found in zip(given, held, strict=True))
+            )
             and self.folds(node, op, op_name, attributes, dtype)
         ):
             return
         names = operand_names(op_name, op.operands if op else (), opset)
-        operands = sort_operands(op, op_name, given, names, constants, foldable, attributes)
+        operands = sort_operands(op, op_name, given, held, names, foldable, attributes)
         if "broadcast" in attributes and op_name in _BROADCAST_BY_AXIS:
             self.align(operands, given, attributes)
         if op_name == "GroupNormalization" and opset < 21:
             _per_group(operands, attributes)
-        for name in operands.stays:
-            self.write_constant(name)
+        for constant_name in operands.stays:
+            self.write_constant(constant_name)
         if operands.settings:
             attributes.update(operands.settings)
         if (
@@ -149,26 +155,25 @@ class GraphReader:
             and (op.of_shapes or operands.inputs)
             and (op.of_shapes or self.follow_from_shapes(operands.inputs))
         ):
-            foldable.update(name for name in written if name)
+            foldable.update(filter(None, written))
         while written and not written[-1]:
             written.pop()
         self.tensors.update(written)
         if self.depends_on_data(op, operands):
-            outputs = tuple(self.declared_output(name, dtype) for name in written)
+            outputs = tuple(self.declared_output(output, dtype) for output in written)
         else:
             stated = dtype or operands.dtype
-            outputs = tuple([Output(name, None, stated) for name in written])
+            outputs = tuple([made(Output, (output, None, stated)) for output in written])
         parameters = tuple(operands.parameters)
-        self.layers.append(
-            Layer(
-                self.unique(node.name, op_name, written),
-                operands.op,
-                tuple(operands.inputs),
-                outputs,
-                attributes,
-                parameters if parameters or (op is not None and op.implied is not None) else None,
-            )
+        parts = (
+            self.unique(name, op_name, written),
+            operands.op,
+            tuple(operands.inputs),
+            outputs,
+            attributes,
+            parameters if parameters or (op is not None and op.implied is not None) else None,
         )
+        self.layers.append(made(Layer, parts))
 
     def follow_from_shapes(self, inputs: list[str]) -> bool:
         """Whether all inputs are known once the shapes are."""
@@ -178,11 +183,10 @@ class GraphReader:
     # --- constants -----------------------------------------------------------------------------
 
     def folds(
-        self, node: onnx.NodeProto, op: Op, op_name: str, attributes: dict[str, object],
-        dtype: str | None,
-    ) -> bool:  # fmt: skip
+        self, node: Wired, op: Op, op_name: str, attributes: dict[str, object], dtype: str | None
+    ) -> bool:
         """Note the outputs of a node that reads constants only."""
-        given = list(node.input)
+        given, written = node.reads.copy(), node.writes
         while given and not given[-1]:
             given.pop()
         if not given or op_name in HOLDS_GRAPHS or op_name.startswith("Random"):
@@ -190,12 +194,12 @@ class GraphReader:
         if op_name == "Resize" and self.model.opset < 11:
             given.insert(1, "")
         operands = [self.constants[name] if name else None for name in given]
-        outputs = tuple(Output(name, None, dtype) for name in node.output)
-        layer = Layer(node.output[0], op_name, tuple(given), outputs, attributes, ())
+        outputs = tuple(Output(name, None, dtype) for name in written)
+        layer = Layer(written[0], op_name, tuple(given), outputs, attributes, ())
         found = fold(op, layer, operands, dtype)
-        if found is None or len(found) < len([name for name in node.output if name]):
+        if found is None or len(found) < len([name for name in written if name]):
             return False
-        self.constants.update(zip(node.output, found, strict=False))
+        self.constants.update(zip(written, found, strict=False))
         self.constants.pop("", None)
         return True
 
@@ -293,9 +297,8 @@ def _element_type(info: onnx.ValueInfoProto) -> str | None:
     return dtype_name(code, f"tensor {info.name!r}") if code else None
 
 
-def _operator(node: onnx.NodeProto) -> tuple[str, Op | None]:
+def _operator(name: str, domain: str) -> tuple[str, Op | None]:
     """Name and row of a node's operator; operators of other domains carry the domain's name."""
-    name, domain = node.op_type, node.domain
     if domain in _STANDARD:
         return name, OPS.get(name)
     if domain == "com.microsoft" and name in OPS and name not in _OTHER_IN_MICROSOFT:

@@ -45,7 +45,9 @@ def layer_graph_from_onnx(data: bytes, name: str = "") -> LayerGraph:
         GraphError: if the graph in it cannot be costed.
     """
     proto = _inlined(_parse(data))
-    initialized = {tensor.name for tensor in proto.graph.initializer}
+    # held until all is read: protobuf makes its objects anew where nobody does
+    tensors = proto.graph.initializer[:]
+    initialized = {tensor.name for tensor in tensors}
     initialized.update(tensor.values.name for tensor in proto.graph.sparse_initializer)
     infos = [info for info in proto.graph.input if info.name not in initialized]
     inputs = _inputs(infos)
@@ -90,7 +92,7 @@ def _opset(proto: onnx.ModelProto) -> int:
 def _inputs(infos: list[onnx.ValueInfoProto]) -> tuple[GraphInput, ...]:
     problems: list[Problem] = []
     found: list[GraphInput] = []
-    check_text(dim.dim_param for info in infos for dim in info.type.tensor_type.shape.dim)
+    check_text([dim.dim_param for info in infos for dim in info.type.tensor_type.shape.dim])
     batch: Dim | None = None
     for info in infos:
         tensor = info.type.tensor_type

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence, Set
-from dataclasses import dataclass, field
-from functools import partial
-from typing import Any
+from collections.abc import Callable, Sequence, Set
+from functools import cache, partial
+from typing import Any, NamedTuple
 
 from latency_service.core.errors import ModelFileError
-from latency_service.core.graph import Parameter
+from latency_service.core.graph import Parameter, made
+from latency_service.core.ops import OPS
 from latency_service.core.ops.op import Op
-from latency_service.ingest.constants import LARGEST_EXTENT, Constant, as_setting
+from latency_service.ingest.constants import Constant, as_setting
 
 # Roles in which the same array may stand in several layers and then counts once.
 _LEARNED = frozenset({"weight", "recurrence", "bias", "gamma", "beta", "mean", "variance"})
@@ -21,7 +21,6 @@ _MOVES_INPUTS = _RECURRENT | {"Resize"}
 _DATA = frozenset({("ScatterND", 0), ("ScatterElements", 0)})
 
 
-@dataclass(slots=True)
 class Operands:
     """The inputs of a node, sorted.
 
@@ -34,20 +33,54 @@ class Operands:
         dtype: of the output where the operator's rule cannot know it.
     """
 
-    op: str
-    inputs: list[str] = field(default_factory=list)
-    parameters: list[Parameter] = field(default_factory=list)
-    settings: dict[str, Any] = field(default_factory=dict)
-    stays: list[str] = field(default_factory=list)
-    dtype: str | None = None
+    __slots__ = ("dtype", "inputs", "op", "parameters", "settings", "stays")
+
+    def __init__(self, op: str) -> None:
+        self.op = op
+        self.inputs: list[str] = []
+        self.parameters: list[Parameter] = []
+        self.settings: dict[str, Any] = {}
+        self.stays: list[str] = []
+        self.dtype: str | None = None
+
+
+class _Slot(NamedTuple):
+    """What is known of an input by its position alone.
+
+    Attributes:
+        name: ONNX's.
+        setting: whether it is a setting where constant.
+        role: of the parameter that it is where constant and no setting.
+        skipped: whether it costs nothing and says nothing about shapes.
+    """
+
+    name: str
+    setting: bool
+    role: str | None
+    skipped: bool
+
+
+@cache
+def _slots(op_name: str, names: tuple[str, ...]) -> tuple[_Slot, ...]:
+    """An operator's inputs, under their `names`."""
+    op = OPS[op_name]
+    return tuple(
+        _Slot(
+            name,
+            name in op.constants,
+            None if name in op.constants or (op_name, place) in _DATA else op.roles.get(name),
+            op_name in _RECURRENT and name == "sequence_lens",
+        )
+        for place, name in enumerate(names or ("",))
+    )
 
 
 def sort_operands(
     op: Op | None,
     op_name: str,
     given: Sequence[str],
+    held: Sequence[Constant | None],
     names: tuple[str, ...],
-    constants: Mapping[str, Constant],
     foldable: Set[str],
     attributes: dict[str, Any],
 ) -> Operands:
@@ -57,49 +90,44 @@ def sort_operands(
         op: the operator's row; None: it has none.
         op_name: the operator's name.
         given: the node's inputs; "" where one is left out.
+        held: the constants among them.
         names: ONNX's names of these positions; the last one repeats.
-        constants: by name.
         foldable: tensors that follow from shapes alone.
         attributes: of the node; rewritten where a constant changes their meaning.
     """
     found = Operands(op_name)
-    held = [constants.get(name) for name in given]
     if op is None:
         _unknown(found, given, held)
         return found
     if not any(held) and "" not in given and op_name not in _MOVES_INPUTS:
         found.inputs += given
         return found
-    last = names[-1] if names else ""
-    keys = [*names[: len(given)], *[last] * (len(given) - len(names))]
+    slots = _slots(op_name, names)
+    slots = (*slots[: len(given)], *slots[-1:] * (len(given) - len(slots)))
     all_fixed = not op.constants or not any(
-        name and key in op.constants and (constant is None or constant.value is None)
-        for name, key, constant in zip(given, keys, held, strict=True)
+        name and slot.setting and (constant is None or constant.value is None)
+        for name, slot, constant in zip(given, slots, held, strict=True)
     )
     arithmetic = op.value is not None and _is_shape_arithmetic(given, held, foldable)
     places: list[int] = []
     empty = 0
-    for position, (name, key, constant) in enumerate(zip(given, keys, held, strict=True)):
-        fixed = key in op.constants and all_fixed
-        role = op.roles.get(key)
-        if op_name in _RECURRENT and key == "sequence_lens":
+    for position, (name, slot, constant) in enumerate(zip(given, slots, held, strict=True)):
+        if slot.skipped:
             continue
-        if not name:
-            if not fixed and role is None:
-                found.inputs.append("")
-        elif constant is None:
-            found.inputs.append(name)
+        if constant is None:
+            if name or not (slot.role or (slot.setting and all_fixed)):
+                found.inputs.append(name)
         elif op_name == "Concat" and not constant.size:
             # nothing to join: what exporters write for an empty cache
             empty += 1
-        elif fixed:
+        elif slot.setting and all_fixed:
             value = None if constant.value is None else as_setting(constant.value)
             if value is not None:
-                found.settings[key] = value
-        elif role is None or key in op.constants or arithmetic or (op_name, position) in _DATA:
+                found.settings[slot.name] = value
+        elif slot.role is None or arithmetic:
             _stay(found, name)
         else:
-            found.parameters.append(_parameter(op, role, constant))
+            found.parameters.append(_parameter(op, slot.role, constant))
             places.append(position - empty)
     while found.inputs and not found.inputs[-1]:
         found.inputs.pop()
@@ -158,9 +186,11 @@ def parameter(role: str, constant: Constant) -> Parameter:
         ModelFileError: if no array has its shape.
     """
     shape = constant.shape
-    if shape and not 0 < min(shape) <= max(shape) <= LARGEST_EXTENT:
+    if 0 in shape:
         raise ModelFileError(f"tensor {constant.id!r}, a {role}, has the shape {list(shape)}")
-    return Parameter(role, shape, constant.stored, constant.id if role in _LEARNED else None)
+    return made(
+        Parameter, (role, shape, constant.stored, constant.id if role in _LEARNED else None)
+    )
 
 
 # --- operators whose conventions here differ from ONNX's -----------------------------------------

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection
 
 from latency_service.core.errors import ModelFileError
 
 
-def check_text(names: Iterable[str]) -> None:
+def check_text(names: Collection[str]) -> None:
     """Refuse what is no UTF-8; protobuf gives such a name as bytes.
 
     Raises:
         ModelFileError: showing the name.
     """
-    names = list(names)
     try:
         "".join(names)
     except TypeError:

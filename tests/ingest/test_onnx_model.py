@@ -482,6 +482,17 @@ def test_a_model_without_operator_set_is_refused() -> None:
         layer_graph_from_onnx(whole.SerializeToString())
 
 
+def test_a_node_without_an_operator_is_refused_by_name() -> None:
+    with pytest.raises(ModelFileError, match="node 'blank' names no operator"):
+        read(node("", "x", name="blank"))
+
+
+def test_a_name_that_is_no_text_is_refused() -> None:
+    whole = model([node("Relu", "x", name="stem")]).SerializeToString()
+    with pytest.raises(ModelFileError, match="no UTF-8 text: b'st"):
+        read_network(whole.replace(b"stem", b"st\xffm"))
+
+
 def test_a_file_cut_off_or_damaged_anywhere_gives_an_error_or_a_graph() -> None:
     whole = model(
         [node("Conv", "x w", "a"), node("Reshape", "a s", "b"), node("Gemm", "b v")],

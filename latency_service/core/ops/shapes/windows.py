@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import marshal
 import math
 from collections.abc import Hashable, Sequence
 
@@ -20,8 +21,8 @@ def spatial(node: Node, size: Dims, kernel: Dims, ceil: bool = False) -> Sequenc
     """Output size of a sliding window along every spatial axis."""
     get = node.attributes.get
     settings = (get("strides"), get("dilations"), get("pads"), get("auto_pad"))
-    # as text: true is no stride, though it equals 1
-    key = (size, kernel, ceil, repr(settings))
+    # as bytes: true is no stride, though it equals 1 (`repr` takes three times as long)
+    key = (size, kernel, ceil, marshal.dumps(settings))
     found = _REMEMBERED.get(key)
     if found is None:
         found = tuple(_spatial(node, size, kernel, ceil))
