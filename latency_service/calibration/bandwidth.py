@@ -1,8 +1,8 @@
 """Bandwidth by working set: what each cache and the main memory deliver.
 
 Reading, copying and adding two arrays (STREAM's triad, McCalpin 1995) over working sets from 16 KiB
-to four times the last cache; per size the fastest of the three counts, over rounds the median of
-the best. Neighbouring sizes at the same speed are one level.
+to four times the last cache, 512 MiB at most; per size the fastest of the three counts, over rounds
+the median of the best. Neighbouring sizes at the same speed are one level.
 """
 
 from __future__ import annotations
@@ -21,6 +21,8 @@ from latency_service.calibration.timing import bootstrap_interval
 Array = npt.NDArray[np.float32]
 
 _SMALLEST, _LARGEST = 16 << 10, 128 << 20
+# Servers share hundreds of megabytes of cache among tenants: nobody has them alone.
+_MOST = 512 << 20
 _ROUNDS = 5
 # Sizes whose rate differs by less are one level.
 _ALIKE = 0.2
@@ -36,7 +38,7 @@ def levels(seconds: float, threads: int = 1) -> tuple[tuple[float, Rate], ...]:
         threads: that the runtime computes with.
     """
     found: list[tuple[float, Rate]] = []
-    sizes = _sizes()
+    sizes = working_sets(last_cache_bytes())
     slot = seconds / (len(sizes) * _ROUNDS)
     rates: list[list[float]] = [[] for _ in sizes]
     arrays = [_arrays(size) for size in sizes]
@@ -76,10 +78,10 @@ def last_cache_bytes(folder: Path = Path("/sys/devices/system/cpu/cpu0/cache")) 
     return largest
 
 
-def _sizes() -> list[int]:
-    """Doubling from the smallest until four times the last cache is reached."""
+def working_sets(cache_bytes: int) -> list[int]:
+    """Doubling from 16 KiB until four times the last cache is reached, or 512 MiB."""
     sizes = [_SMALLEST]
-    while sizes[-1] < max(_LARGEST, 4 * last_cache_bytes()):
+    while sizes[-1] < min(max(_LARGEST, 4 * cache_bytes), _MOST):
         sizes.append(2 * sizes[-1])
     return sizes
 

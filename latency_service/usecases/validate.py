@@ -47,7 +47,11 @@ class Validation(TypedDict):
 
 
 def feeds(graph: LayerGraph, binding: Binding, floating: str = "float32") -> dict[str, Any]:
-    """Inputs of a network: noise for floating tensors, small numbers for the rest."""
+    """Inputs of a network: noise for floating tensors, small numbers for the rest.
+
+    A mask says that everything counts. What it hides would take many times as long on processors
+    that compute slowly with numbers below 1e-38, which is what its softmax goes through.
+    """
     rng = np.random.default_rng(0)
     found: dict[str, Any] = {}
     for declared in graph.inputs:
@@ -55,10 +59,10 @@ def feeds(graph: LayerGraph, binding: Binding, floating: str = "float32") -> dic
             binding.dims.get(dim, 1) if isinstance(dim, str) else dim for dim in declared.shape
         )
         dtype = declared.dtype or floating
-        if dtype.startswith("float"):
+        if dtype == "bool" or "mask" in declared.name.lower():
+            found[declared.name] = np.ones(shape, dtype)
+        elif dtype.startswith("float"):
             found[declared.name] = rng.standard_normal(shape).astype(dtype)
-        elif dtype == "bool":
-            found[declared.name] = np.ones(shape, dtype=np.bool_)
         else:
             found[declared.name] = rng.integers(0, 2, shape).astype(dtype)
     return found

@@ -310,6 +310,16 @@ def test_bandwidth_reaches_four_times_the_last_cache(tmp_path: Path):
     assert bandwidth.last_cache_bytes(tmp_path / "missing") == 0
 
 
+@pytest.mark.parametrize(
+    ("cache_bytes", "largest"), [(0, 128 << 20), (48 << 20, 256 << 20), (480 << 20, 512 << 20)]
+)
+def test_working_sets_go_well_beyond_the_last_cache(cache_bytes: int, largest: int):
+    sizes = bandwidth.working_sets(cache_bytes)
+    assert sizes[0] == 16 << 10
+    assert sizes[-1] == largest
+    assert all(after == 2 * before for before, after in itertools.pairwise(sizes))
+
+
 def test_a_small_campaign_on_this_machine(tmp_path: Path):
     found = campaign.run(
         open_backend("onnxruntime"),
