@@ -21,7 +21,7 @@ from latency_service.core.units import BYTES_PER_ELEMENT
 
 Dims = tuple[int, ...]
 
-# A machine slows down by less than this; by more, something else had the processor.
+# A machine's pace changes by less than this; by more, something else had the processor.
 _HELD_UP = 1.3
 
 # What a runtime does between layouts; measured like operators, though no network names them.
@@ -78,21 +78,32 @@ class Sample:
 
 
 def at_one_pace(samples: Sequence[Sample]) -> tuple[Sample, ...]:
-    """The samples as if the machine had run at its undisturbed pace all the time.
+    """The samples as if the machine had run at its usual pace all the time.
 
-    Where the kernel beside a sample took longer than beside the quickest tenth of them, the machine
-    was slower, and the sample took longer by the same factor. A kernel whose times are wide apart
-    was held up instead (several threads wait for each other), which tells less: its median counts.
+    Where the kernel beside a sample took longer than it usually does, its median, the machine was
+    slower, and the sample took longer by the same factor.
     """
     known = [sample.reference_s for sample in samples if sample.reference_s is not None]
     if not known:
         return tuple(samples)
-    undisturbed, usual, disturbed = (float(np.quantile(known, share)) for share in (0.1, 0.5, 0.9))
-    pace_s = usual if disturbed > _HELD_UP * undisturbed else undisturbed
+    usual_s = float(np.median(known))
     return tuple(
-        sample if sample.reference_s is None else _scaled(sample, pace_s / sample.reference_s)
+        sample if sample.reference_s is None else _scaled(sample, usual_s / sample.reference_s)
         for sample in samples
     )
+
+
+def pace_spread(samples: Sequence[Sample]) -> float:
+    """Standard deviation of the machine's pace, in logarithms: half of what 68 % of it spans.
+
+    Nothing where the kernel beside the samples was held up (several threads wait for each other),
+    which says nothing of the machine.
+    """
+    known = [sample.reference_s for sample in samples if sample.reference_s is not None]
+    if not known:
+        return 0.0
+    least, low, high, most = np.log(np.quantile(known, (0.1, 0.16, 0.84, 0.9)))
+    return 0.0 if most - least > np.log(_HELD_UP) else float(high - low) / 2.0
 
 
 def _scaled(sample: Sample, factor: float) -> Sample:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -20,11 +21,11 @@ from latency_service.core.profile import (
     profile_from_json,
     profile_to_json,
 )
-from latency_service.core.sample import Sample, at_one_pace
+from latency_service.core.sample import Sample, at_one_pace, pace_spread
 from latency_service.core.units import format_count
 from latency_service.usecases.whole_networks import in_networks
 
-# Standard deviation, in logarithms, of what all layers of a network err together.
+# Standard deviation, in logarithms, of what all layers of a network err together at one pace.
 SHARED_SPREAD = 0.045
 # Channels that hardware handles at once where nothing says otherwise.
 CHANNEL_STEP = 8
@@ -75,7 +76,7 @@ def revision_profile(
         dispatch_s=measurement.dispatch_s,
         levels=levels,
         channel_step=CHANNEL_STEP if layout is None else layout.block,
-        shared_spread=SHARED_SPREAD,
+        shared_spread=math.hypot(SHARED_SPREAD, pace_spread(measurement.samples)),
         merged=merged_costs(samples),
         layout=layout,
         source=f"{len(measurement.samples)} samples; {how}",

@@ -126,9 +126,11 @@ class RunsNetworks(Protocol):
 
     Attributes:
         clock: that takes their readings.
+        threads: of one operator.
     """
 
     clock: Clock
+    threads: int
 
     def network(self, model: bytes, feeds: Mapping[str, Any]) -> Any:
         """A network that is ready: `run()`, and `readings` of its runs."""
