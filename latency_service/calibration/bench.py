@@ -35,7 +35,7 @@ _GROUP = 24
 # Convolutions bring their reorders along; more of these teach nothing.
 _REORDERS = 250
 _REFERENCE_RUNS = 8
-_REFERENCE = Workload("MatMul", ((192, 192), (192, 192)), outputs=((192, 192),))
+REFERENCE = Workload("MatMul", ((192, 192), (192, 192)), outputs=((192, 192),))
 _NOISY, _UNUSABLE, _LEAST_CLEAN = 0.10, 0.25, 0.3
 # What shares the core comes and goes in milliseconds: longer runs than this need not see it.
 _LONG_S = 0.3e-3
@@ -137,7 +137,7 @@ class Bench:
         ready: list[_Ready] = []
         refused = 0
         planned_s, begun = 0.0, time.monotonic()
-        reference = self.backend.prepare(_REFERENCE)
+        reference = self.backend.prepare(REFERENCE)
         try:
             for work in workloads:
                 if time.monotonic() - begun + planned_s > limit_s:

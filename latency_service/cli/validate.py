@@ -21,6 +21,9 @@ from latency_service.usecases.coefficients import find_revision
 from latency_service.usecases.validate import Validation
 from latency_service.usecases.validate import validate as compare
 
+# A reference kernel repeats within this; by more, the machine's clock has changed.
+_OTHER_PACE = 0.03
+
 
 def validate(
     models: Annotated[list[Path], typer.Argument(metavar="MODEL.onnx...", help="ONNX files.")],
@@ -83,6 +86,15 @@ def _show(found: list[Validation]) -> None:
     if len(found) > 1:
         mean = sum(abs(row["error"]) for row in found) / len(found)
         out.print(f"mean absolute error {100 * mean:.1f} %", highlight=False)
+    paces = [row["pace"] for row in found if row["pace"] is not None]
+    pace = sum(paces) / len(paces) if paces else 1.0
+    if abs(pace - 1.0) > _OTHER_PACE:
+        out.print(
+            f"a reference kernel takes {100 * abs(pace - 1.0):.0f} % "
+            f"{'longer' if pace > 1.0 else 'less'} than during the calibration: the machine runs "
+            "at another pace, and networks with it",
+            highlight=False,
+        )
     beside = sum(row["shared"] for row in found) / len(found)
     if beside > MOST_SHARED:
         out.print(

@@ -30,6 +30,8 @@ SHARED_SPREAD = 0.045
 # Channels that hardware handles at once where nothing says otherwise.
 CHANNEL_STEP = 8
 _RESOLUTION, _ENVIRONMENT, NOISE = "clock_resolution_s", "environment", "noise"
+# What the kernel beside all samples usually took.
+REFERENCE = "reference_s"
 
 
 def revision_profile(
@@ -223,6 +225,9 @@ def _run_facts(measurement: Measurement, origin: str, how: str) -> dict[str, dic
     environment = _without_nulls(json.loads(json.dumps(dict(measurement.environment), default=str)))
     if environment:
         facts[_ENVIRONMENT] = _fact(environment, origin, how)
+    beside = [s.reference_s for s in measurement.samples if s.reference_s is not None]
+    if beside:
+        facts[REFERENCE] = _fact(statistics.median(beside), origin, how)
     if measurement.noise:
         facts[NOISE] = _fact(measurement.noise, origin, how)
     return facts

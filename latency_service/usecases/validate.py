@@ -8,6 +8,7 @@ from typing import Any, TypedDict
 
 import numpy as np
 
+from latency_service.calibration import bench
 from latency_service.calibration.backends.onnxruntime_backend import OnnxRuntime
 from latency_service.core.binding import Binding
 from latency_service.core.costing import cost_model
@@ -15,6 +16,7 @@ from latency_service.core.errors import CalibrationError
 from latency_service.core.graph import LayerGraph
 from latency_service.core.predict import Predictor, interval_s
 from latency_service.core.profile import Profile
+from latency_service.usecases.fitted import REFERENCE
 
 _LEAST_RUNS, _MOST_RUNS, _SECONDS = 7, 200, 1.5
 
@@ -31,13 +33,15 @@ class Validation(TypedDict):
     """One network: `error` is predicted / measured - 1, `inside` whether the interval holds.
 
     Without an interval both its ends and `inside` are None. `shared` is the share of its runs
-    beside which another thread ran on the same core.
+    beside which another thread ran on the same core. `pace` is how long a reference kernel took
+    between its runs, as a multiple of what it took during the calibration; None: that is not known.
     """
 
     model: str
     measured_s: float
     spread_s: float
     shared: float
+    pace: float | None
     predicted_s: float
     low_s: float | None
     high_s: float | None
@@ -102,7 +106,8 @@ def validate(
     predicted = float(structure.seconds.sum())
     low, high = interval_s(predictor, structure) or (None, None)
     progress(name)
-    measured, spread, shared = _measure(backend, model, feeds(graph, binding))
+    measured, spread, shared, beside = _measure(backend, model, feeds(graph, binding))
+    usual = profile.device.facts.get(REFERENCE, {}).get("value")
     families: dict[str, Family] = {}
     for family, seconds in zip(predictor.kernels.families, structure.seconds, strict=True):
         row = families.setdefault(family, {"family": family, "kernels": 0, "predicted_s": 0.0})
@@ -113,6 +118,7 @@ def validate(
         "measured_s": measured,
         "spread_s": spread,
         "shared": shared,
+        "pace": beside / usual if isinstance(usual, float) and usual > 0 else None,
         "predicted_s": predicted,
         "low_s": low,
         "high_s": high,
@@ -124,18 +130,28 @@ def validate(
 
 def _measure(
     backend: OnnxRuntime, model: bytes, inputs: Mapping[str, Any]
-) -> tuple[float, float, float]:
-    """(lower quartile, quartile range) of undisturbed runs, and the share that was not alone."""
-    session = backend.network(model, inputs)
+) -> tuple[float, float, float, float]:
+    """A network's runs, and a reference kernel's between them.
+
+    Returns:
+        (lower quartile, quartile range) of undisturbed runs, the share that was not alone, and the
+        reference's median.
+    """
+    session, reference = backend.network(model, inputs), backend.prepare(bench.REFERENCE)
     for _ in range(2):
+        reference.run()
         session.run()
     until = time.monotonic() + _SECONDS
     for count in range(_MOST_RUNS):
         if count >= _LEAST_RUNS and time.monotonic() > until:
             break
+        reference.run()
         session.run()
     readings, clock = session.readings[2:], backend.clock
     seconds = [reading.wall_s for reading in clock.undisturbed(readings)]
     low, high = np.quantile(seconds, [0.25, 0.75])
     shared = [clock.shared(reading) for reading in readings]
-    return float(low), float(high - low), sum(shared) / len(shared)
+    beside = reference.finish()[2:]
+    alone = [run.kernel_s for run in beside if run.clean and not run.shared]
+    pace_s = float(np.median(alone or [run.kernel_s for run in beside]))
+    return float(low), float(high - low), sum(shared) / len(shared), pace_s

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -48,7 +49,8 @@ def model(tmp_path: Path) -> Path:
 @pytest.fixture
 def calibrated(run: Run, tmp_path: Path) -> str:
     """The name of a device that was measured, or so its profile says."""
-    profile, _ = revision_profile(DEVICE, None, measurement())
+    beside = tuple(replace(sample, reference_s=1e-4) for sample in measurement().samples)
+    profile, _ = revision_profile(DEVICE, None, measurement(samples=beside))
     file = tmp_path / "profile.json"
     file.write_text(json.dumps(profile_to_json(profile)))
     result = run("devices", "import", file)
@@ -63,6 +65,7 @@ def test_predicted_stands_beside_measured(run: Run, calibrated: str, model: Path
     assert row["model"] == str(model)
     assert row["measured_s"] > 0
     assert row["spread_s"] >= 0
+    assert row["pace"] > 0
     assert 0 <= row["shared"] <= 1
     assert row["error"] == pytest.approx(row["predicted_s"] / row["measured_s"] - 1)
     assert row["low_s"] < row["predicted_s"] < row["high_s"]
@@ -90,11 +93,30 @@ def test_runs_that_were_not_alone_are_told(
     monkeypatch: pytest.MonkeyPatch,
 ):
     monkeypatch.setattr(
-        "latency_service.usecases.validate._measure", lambda *_: (31e-6, 1e-6, shared)
+        "latency_service.usecases.validate._measure", lambda *_: (31e-6, 1e-6, shared, 1e-4)
     )
     shown = run("validate", model, "-d", calibrated, "--dim", "rows=7").stdout
     assert format_seconds(31e-6) in shown
     assert ("60 % of the runs" in shown) is told
+
+
+@pytest.mark.parametrize(
+    ("reference_s", "told"),
+    [(1.01e-4, None), (1.12e-4, "12 % longer than during"), (0.9e-4, "10 % less than during")],
+)
+def test_a_machine_at_another_pace_is_told(
+    run: Run,
+    calibrated: str,
+    model: Path,
+    reference_s: float,
+    told: str | None,
+    monkeypatch: pytest.MonkeyPatch,
+):
+    monkeypatch.setattr(
+        "latency_service.usecases.validate._measure", lambda *_: (31e-6, 1e-6, 0.0, reference_s)
+    )
+    shown = " ".join(run("validate", model, "-d", calibrated, "--dim", "rows=7").stdout.split())
+    assert told in shown if told else "reference kernel" not in shown
 
 
 @pytest.mark.parametrize("runtime", [(), ("--runtime", "ideal")])
