@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Callable, Mapping
 from typing import Any, TypedDict
@@ -18,6 +19,7 @@ from latency_service.core.predict import Predictor, interval_s
 from latency_service.core.profile import Profile
 from latency_service.usecases.fitted import REFERENCE
 
+_UNTIMED = 2
 _LEAST_RUNS, _MOST_RUNS, _SECONDS = 7, 200, 1.5
 
 
@@ -138,20 +140,28 @@ def _measure(
         reference's median.
     """
     session, reference = backend.network(model, inputs), backend.prepare(bench.REFERENCE)
-    for _ in range(2):
-        reference.run()
-        session.run()
-    until = time.monotonic() + _SECONDS
-    for count in range(_MOST_RUNS):
-        if count >= _LEAST_RUNS and time.monotonic() > until:
-            break
-        reference.run()
-        session.run()
-    readings, clock = session.readings[2:], backend.clock
+
+    def run_both(least: int, most: int, seconds: float) -> None:
+        until = time.monotonic() + seconds
+        for count in range(most):
+            if count >= least and time.monotonic() > until:
+                break
+            reference.run()
+            session.run()
+
+    try:
+        run_both(_UNTIMED, _UNTIMED, 0.0)
+        run_both(_LEAST_RUNS, _MOST_RUNS, _SECONDS)
+    except BaseException:
+        # its profile is a file
+        with contextlib.suppress(Exception):
+            reference.finish()
+        raise
+    readings, clock = session.readings[_UNTIMED:], backend.clock
     seconds = [reading.wall_s for reading in clock.undisturbed(readings)]
     low, high = np.quantile(seconds, [0.25, 0.75])
     shared = [clock.shared(reading) for reading in readings]
-    beside = reference.finish()[2:]
+    beside = reference.finish()[_UNTIMED:]
     alone = [run.kernel_s for run in beside if run.clean and not run.shared]
     pace_s = float(np.median(alone or [run.kernel_s for run in beside]))
     return float(low), float(high - low), sum(shared) / len(shared), pace_s
