@@ -229,9 +229,14 @@ def _references(runs: Sequence[Run], groups: int) -> list[float]:
     found = []
     for group in range(groups):
         firsts = range(group * _REFERENCE_RUNS, len(runs), groups * _REFERENCE_RUNS)
-        rounds = _alone([list(runs[first : first + _REFERENCE_RUNS]) for first in firsts])
-        found.append(float(np.median([min(run.kernel_s for run in part) for part in rounds])))
+        rounds = [list(runs[first : first + _REFERENCE_RUNS]) for first in firsts]
+        found.append(median_of_bests(rounds))
     return found
+
+
+def median_of_bests(rounds: Sequence[list[Run]]) -> float:
+    """Seconds of each round's best run that had the core to itself; their median."""
+    return float(np.median([min(run.kernel_s for run in part) for part in _alone(rounds)]))
 
 
 def _typical(values: Sequence[float]) -> float:
