@@ -234,8 +234,10 @@ def partition(tracker: Tracker, arrays: list[IdArray]) -> Partition:
     count = tracker.count
     root = roots(count, tracker.ties)
     is_unit = root == np.arange(count)
-    unit_of = (np.cumsum(is_unit) - 1)[root]
-    units = int(is_unit.sum())
+    numbers = is_unit.cumsum()
+    unit_of = numbers.take(root)
+    unit_of -= 1
+    units = int(numbers[-1]) if count else 0
     signature = np.zeros(units, dtype=np.uint64)
     if arrays:
         flat = np.concatenate([array.reshape(-1) for array in arrays])
@@ -243,7 +245,7 @@ def partition(tracker: Tracker, arrays: list[IdArray]) -> Partition:
             np.array([scramble(n) for n in range(len(arrays))], dtype=np.uint64),
             [array.size for array in arrays],
         )
-        np.add.at(signature, unit_of[flat], weights)
+        np.add.at(signature, unit_of.take(flat), weights)
     unseen = signature == 0
     frozen = np.zeros(units, dtype=bool)
     for ids in tracker.frozen:
@@ -271,8 +273,8 @@ def partition(tracker: Tracker, arrays: list[IdArray]) -> Partition:
     prunable = ~(frozen | unseen)[holder]
     seen = int((~unseen[holder]).sum())
     return Partition(
-        group_of_unit[unit_of],
-        index_of_unit[unit_of],
+        group_of_unit.take(unit_of),
+        index_of_unit.take(unit_of),
         tuple(sizes[:seen].astype(np.int64).tolist()),
         tuple(prunable[:seen].tolist()),
     )

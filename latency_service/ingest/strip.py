@@ -102,7 +102,12 @@ class _Walk:
                 size = data[position] if position < end else 128
                 position += 1
                 if size > 127:
-                    size, position = self.varint(position - 1, end, path)
+                    # two bytes are the usual number of them, and calling takes longer than reading
+                    second = data[position] if position < end else 128
+                    if second < 128:
+                        size, position = size & 127 | second << 7, position + 1
+                    else:
+                        size, position = self.varint(position - 1, end, path)
                 body, position = position, position + size
             elif wire == _VARINT:
                 body = position
