@@ -11,6 +11,7 @@ import onnx
 import onnx.inliner
 from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 
+from latency_service.core.costing import TakesLong
 from latency_service.core.errors import GraphError, ModelFileError, Problem
 from latency_service.core.graph import Dim, GraphInput, LayerGraph
 from latency_service.ingest.constants import LARGEST_EXTENT, dtype_name
@@ -21,6 +22,8 @@ from latency_service.ingest.text import check_text
 
 # Nodes after model-local functions have been put in place of their calls.
 _NODE_LIMIT = 200_000
+# What is read and costed within some twenty milliseconds.
+_FEW_NODES, _SHORT_BYTES = 350, 4 << 20
 
 # What exporters write for a dimension they know nothing about.
 _NAMELESS = frozenset({"", "?", "-1", "None", "unk"})
@@ -33,18 +36,23 @@ _MAGIC = {
 }
 
 
-def layer_graph_from_onnx(data: bytes, name: str = "") -> LayerGraph:
+def layer_graph_from_onnx(data: bytes, name: str = "", briefly: bool = False) -> LayerGraph:
     """The network that an ONNX file holds.
 
     Args:
         data: the file.
         name: of the network; empty takes the one in the file.
+        briefly: whether to give up, early, where it would take long.
 
     Raises:
+        TakesLong: only if `briefly`.
         ModelFileError: if the bytes are no usable ONNX model.
         GraphError: if the graph in it cannot be costed.
     """
-    proto = _inlined(_parse(data))
+    proto = _parse(data, briefly)
+    if briefly and (proto.functions or len(proto.graph.node) > _FEW_NODES):
+        raise TakesLong
+    proto = _inlined(proto)
     # held until all is read: protobuf makes its objects anew where nobody does
     tensors = proto.graph.initializer[:]
     initialized = {tensor.name for tensor in tensors}
@@ -58,14 +66,17 @@ def layer_graph_from_onnx(data: bytes, name: str = "") -> LayerGraph:
     return GraphReader(model, proto.graph).read(inputs)
 
 
-def _parse(data: bytes) -> onnx.ModelProto:
+def _parse(data: bytes, briefly: bool) -> onnx.ModelProto:
     for magic, remedy in _MAGIC.items():
         if data.startswith(magic):
             raise ModelFileError(f"the file is no ONNX model but {remedy}")
     if not data:
         raise ModelFileError("the file is empty; send an ONNX model")
     try:
-        proto: onnx.ModelProto = onnx.ModelProto.FromString(strip_weights(data))
+        structure = strip_weights(data, briefly=briefly)
+        if briefly and len(structure) > _SHORT_BYTES:
+            raise TakesLong
+        proto: onnx.ModelProto = onnx.ModelProto.FromString(structure)
     except DecodeError as error:
         raise ModelFileError(
             f"the file is truncated or no ONNX model: {error}. Check it with "

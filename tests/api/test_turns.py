@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import pytest
 from fastapi.testclient import TestClient
+from onnx import TensorProto, helper
 
 from latency_service.api.routes import coefficients
 from latency_service.core.costing import TakesLong, cost_model
@@ -85,6 +87,50 @@ def test_a_short_text_that_takes_long_is_costed_in_a_thread(
     answer = ask(client, device="p100", graph=document)
     assert turns == ["in_turn", "in_turn"]
     assert len(answer["layers"]) == len(document["layers"])
+
+
+def chain(nodes: int, name: str, more: int = 0) -> bytes:
+    """An ONNX file of so many nodes in a row, and so many outputs that nothing writes or reads."""
+    relus = [helper.make_node("Relu", [f"x{n}"], [f"x{n + 1}"]) for n in range(nodes)]
+    model = helper.make_model(
+        helper.make_graph(
+            relus,
+            name,
+            [helper.make_tensor_value_info("x0", TensorProto.FLOAT, [1, 7, 11, 13])],
+            [helper.make_tensor_value_info(f"x{nodes}", TensorProto.FLOAT, None)],
+            value_info=[
+                helper.make_tensor_value_info(f"v{n}", TensorProto.FLOAT, None) for n in range(more)
+            ],
+        ),
+        opset_imports=[helper.make_opsetid("", 17)],
+    )
+    data: bytes = model.SerializeToString()
+    return data
+
+
+@pytest.mark.parametrize(
+    ("file", "where"),
+    [
+        (chain(7, "short"), "on_the_loop"),
+        (chain(351, "long"), "in_turn"),
+        (chain(3, "many fields", 5_000), "in_turn"),
+        (json.dumps(graph("json")).encode(), "on_the_loop"),
+        (json.dumps(graph("json") | {"name": 2**17 * "n"}).encode(), None),
+    ],
+    ids=["few nodes", "many nodes", "many fields", "graph", "long graph"],
+)
+def test_a_file_is_costed_where_its_structure_says(
+    client: TestClient, turns: list[str], file: bytes, where: str | None
+) -> None:
+    headers = {"Content-Type": "application/octet-stream"}
+    reply = client.post("/v1/coefficients?device=p100", content=file, headers=headers)
+    if where is None:
+        # it was given up on the loop, and refused in a thread for its name
+        assert reply.status_code == 422
+        assert "on_the_loop" not in turns
+        return
+    assert reply.status_code == 200, reply.text
+    assert turns == ["in_turn", where]
 
 
 def test_giving_up_early_changes_no_number() -> None:
