@@ -279,11 +279,14 @@ class Binder:
         stated = all(isinstance(dim, int) for dim in output.shape)
         if self.changed and stated and not self.problems:
             return None
-        dims = [self.symbols.get(d) if isinstance(d, str) else d for d in output.shape]
-        if None in dims:
-            return None
+        dims: list[int] = []
+        for stated_dim in output.shape:
+            dim = self.symbols.get(stated_dim) if isinstance(stated_dim, str) else stated_dim
+            if dim is None:
+                return None
+            dims.append(dim)
         dtype = self.stored(output.dtype or self.dtype)
-        return Tensor(output.name, tuple(dims), dtype, named=named_dims(output.shape))  # type: ignore[arg-type]
+        return Tensor(output.name, tuple(dims), dtype, named=named_dims(output.shape))
 
     def _as_bound(self, shape: Shape) -> Shape:
         """A stated shape with its first axis, the usual named one, bound."""

@@ -188,8 +188,7 @@ class _Builder:
                 seen.update(own)
                 inner.update(own)
                 continue
-            for tensor in node.inputs:
-                node.in_ids.append(None if tensor is None else tensor.ids)
+            node.in_ids = [None if tensor is None else tensor.ids for tensor in node.inputs]
             held = [(p.id, p.role) for p in node.parameters if p.id is not None]
             if held:
                 again = [role for name, role in held if name in seen]

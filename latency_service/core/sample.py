@@ -77,16 +77,21 @@ class Sample:
     reference_s: float | None = None
 
 
+def usual_reference_s(samples: Sequence[Sample]) -> float | None:
+    """What the kernel beside the samples usually took, its median; None: nothing tells."""
+    known = [sample.reference_s for sample in samples if sample.reference_s is not None]
+    return float(np.median(known)) if known else None
+
+
 def at_one_pace(samples: Sequence[Sample]) -> tuple[Sample, ...]:
     """The samples as if the machine had run at its usual pace all the time.
 
     Where the kernel beside a sample took longer than it usually does, its median, the machine was
     slower, and the sample took longer by the same factor.
     """
-    known = [sample.reference_s for sample in samples if sample.reference_s is not None]
-    if not known:
+    usual_s = usual_reference_s(samples)
+    if usual_s is None:
         return tuple(samples)
-    usual_s = float(np.median(known))
     return tuple(
         sample if sample.reference_s is None else _scaled(sample, usual_s / sample.reference_s)
         for sample in samples

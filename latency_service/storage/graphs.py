@@ -165,14 +165,15 @@ class GraphStore:
         with self._seen_lock:
             if self._seen_lately(graph_id, now):
                 return
-            self._note((graph_id,), now)
         # Another process may have written it down already.
         with reading(self._engine) as connection:
             used_at = connection.execute(_USED_AT, {"wanted": graph_id}).scalar_one_or_none()
         if used_at is None:
-            with self._seen_lock:
-                self._seen.pop(graph_id, None)
-        if used_at is None or now - used_at < _TOUCH_EVERY:
+            return
+        # not before: whoever puts it meanwhile must not take it to be there
+        with self._seen_lock:
+            self._note((graph_id,), now)
+        if now - used_at < _TOUCH_EVERY:
             return
         with writing(self._engine) as connection:
             connection.execute(

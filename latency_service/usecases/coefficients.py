@@ -134,7 +134,9 @@ def keep(bench: Workbench, found: Addressed) -> bool:
 
 def kept_lately(bench: Workbench, found: Addressed) -> bool:
     """Whether a graph needs no storing, as far as can be told without asking the database."""
-    if found.text is not None and not bench.graphs.seen_lately(found.graph_id):
+    if found.text is None:
+        return True
+    if not bench.graphs.seen_lately(found.graph_id):
         return False
     bench.parsed.put(found.graph_id, found.graph)
     return True

@@ -21,7 +21,7 @@ from latency_service.core.profile import (
     profile_from_json,
     profile_to_json,
 )
-from latency_service.core.sample import Sample, at_one_pace, pace_spread
+from latency_service.core.sample import Sample, at_one_pace, pace_spread, usual_reference_s
 from latency_service.core.units import format_count
 from latency_service.usecases.whole_networks import in_networks
 
@@ -225,9 +225,9 @@ def _run_facts(measurement: Measurement, origin: str, how: str) -> dict[str, dic
     environment = _without_nulls(json.loads(json.dumps(dict(measurement.environment), default=str)))
     if environment:
         facts[_ENVIRONMENT] = _fact(environment, origin, how)
-    beside = [s.reference_s for s in measurement.samples if s.reference_s is not None]
-    if beside:
-        facts[REFERENCE] = _fact(statistics.median(beside), origin, how)
+    beside_s = usual_reference_s(measurement.samples)
+    if beside_s is not None:
+        facts[REFERENCE] = _fact(beside_s, origin, how)
     if measurement.noise:
         facts[NOISE] = _fact(measurement.noise, origin, how)
     return facts

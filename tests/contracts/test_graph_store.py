@@ -5,10 +5,11 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 
 import pytest
-from sqlalchemy import Engine, event, select
+from sqlalchemy import Connection, Engine, event, select
 
 from latency_service.core.errors import UnknownGraphError
 from latency_service.storage.engine import reading, writing
@@ -172,6 +173,23 @@ class TestGraphStore:
             assert store.put(*graph(n), layers=1)
             clock.tick()
             assert store.get(graph(n)[0]) == graph(n)[1]
+
+    def test_what_is_put_while_it_is_touched_is_put(
+        self, engine: Engine, clock: Clock, monkeypatch: pytest.MonkeyPatch
+    ):
+        store = GraphStore(engine, clock=clock)
+        graph_id, text = graph(1)
+
+        @contextmanager
+        def interrupted(engine: Engine) -> Iterator[Connection]:
+            monkeypatch.setattr("latency_service.storage.graphs.reading", reading)
+            with reading(engine) as connection:
+                yield connection
+            assert store.put(graph_id, text, layers=1)
+
+        monkeypatch.setattr("latency_service.storage.graphs.reading", interrupted)
+        store.touch(graph_id)
+        assert store.get(graph_id) == text
 
     def test_touching_is_written_once_a_minute(self, engine: Engine, clock: Clock):
         store = GraphStore(engine, clock=clock)
