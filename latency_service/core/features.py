@@ -76,6 +76,27 @@ def _waves(rows: int, cols: int, units: int) -> Feature:
     return feature
 
 
+def _passes(step: int) -> Feature:
+    """Log of the passes over a row of outputs, times `step`, for each of them.
+
+    onnxruntime's convolutions on blocks of channels compute `step` positions of a row at once where
+    no window touches padding, what remains of them in one or two passes, and each other position on
+    its own (mlas/lib/x86_64/SconvKernelAvx512F.S: 6, then 3, then 2). Rows of 1x1 windows are whole
+    images.
+    """
+
+    def feature(dims: FloatArray) -> FloatArray:
+        whole = (dims[..., Dim.TAPS] == 1.0) & (dims[..., Dim.STRIDE] == 1.0)
+        width = np.where(whole, dims[..., Dim.INNER], dims[..., Dim.WIDTH])
+        clear = np.where(whole, width, np.minimum(dims[..., Dim.CLEAR], width))
+        rest = clear % step
+        threes = np.where(rest >= 3, 1.0, 0.0)
+        passes = width - clear + clear // step + threes + np.where(rest % 3 > 0, 1.0, 0.0)
+        return _log(passes * step / width)
+
+    return feature
+
+
 def _patches(side: int) -> Callable[[FloatArray], FloatArray]:
     """Squares of side x side output positions that cover all images; 1 without a window.
 
@@ -152,6 +173,8 @@ def features_of(contraction: bool, units: int) -> dict[str, Feature]:
         found["filters_padding_16"] = _bind(_padding, _filters, 16)
         for step in (6, 14):
             found[f"width_padding_{step}"] = _bind(_padding, _column(Dim.WIDTH), step)
+        for step in (3, 6):
+            found[f"passes_{step}"] = _passes(step)
         for step in (6, 12):
             found[f"rows_padding_{step}"] = _bind(_padding, _column(Dim.ROWS), step)
         found["few_inputs"] = lambda dims: (_inputs(dims) < 16).astype(np.float64)

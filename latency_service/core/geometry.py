@@ -16,6 +16,7 @@ from enum import IntEnum
 from latency_service.core.node import Dims, Node
 from latency_service.core.ops.shapes.products import recurrent_sizes
 from latency_service.core.units import FLOATING, RATE_DTYPE
+from latency_service.core.windows import windows
 
 
 class Dim(IntEnum):
@@ -38,6 +39,7 @@ class Dim(IntEnum):
     STEPS = 14  # iterations that wait for each other: a recurrent layer's time steps
     WORK = 15  # FLOPs of the kernel, those on padding counted; may be 0
     INSIDE = 16  # share of a convolution's taps that fall on the image and not on its padding
+    CLEAR = 17  # of WIDTH, positions whose windows touch no padding; may be 0
 
 
 class Follows(IntEnum):
@@ -51,9 +53,9 @@ class Follows(IntEnum):
 
 _N, _R, _W, _B = Follows
 # In the order of Dim: dense contractions, those whose groups live and die, and everything else.
-DENSE = (_N, _N, _R, _W, _N, _N, _N, _N, _N, _N, _R, _W, _B, _W, _N, _B, _N)
-GROUPED = (_W, _N, _N, _N, _N, _N, _N, _N, _N, _N, _R, _W, _W, _W, _N, _W, _N)
-OTHER = (_N, _N, _N, _N, _N, _N, _N, _N, _N, _N, _R, _W, _W, _W, _N, _N, _N)
+DENSE = (_N, _N, _R, _W, _N, _N, _N, _N, _N, _N, _R, _W, _B, _W, _N, _B, _N, _N)
+GROUPED = (_W, _N, _N, _N, _N, _N, _N, _N, _N, _N, _R, _W, _W, _W, _N, _W, _N, _N)
+OTHER = (_N, _N, _N, _N, _N, _N, _N, _N, _N, _N, _R, _W, _W, _W, _N, _N, _N, _N)
 
 Geometry = tuple[float, ...]
 Row = tuple[str, Geometry, tuple[Follows, ...]]
@@ -129,6 +131,7 @@ def _convolution(node: Node) -> Row:
     positions = math.prod(out[2:])
     strides = node.integers("strides") or [1] * len(kernel)
     dilations = node.integers("dilations") or [1] * len(kernel)
+    along = windows(node, kernel, strides, dilations)
     op = "Conv" if node.layer.op == "FusedConv" else node.layer.op
     if group == 1:
         kind = "pointwise" if taps == 1 else "dense"
@@ -147,40 +150,10 @@ def _convolution(node: Node) -> Row:
         images=x[0],
         inner=positions,
         work=2.0 * x[0] * positions * out[1] * channels * taps,
-        inside=_inside(node, kernel, strides, dilations),
+        inside=math.prod(window.inside for window in along),
+        clear=along[-1].clear,
     )
     return f"{op}/{kind}", dims, DENSE if group == 1 else GROUPED
-
-
-# Taps along an axis that are looked at one by one.
-_MOST_TAPS = 1024
-
-
-def _inside(
-    node: Node, kernel: Sequence[int], strides: Sequence[int], dilations: Sequence[int]
-) -> float:
-    """Share of a convolution's taps that fall on the image and not on its padding."""
-    x, out = node.x.shape[2:], node.outputs[0].shape[2:]
-    auto = node.text("auto_pad", "NOTSET")
-    pads = node.integers("pads") or [0] * (2 * len(kernel))
-    share = 1.0
-    for axis, (size, extent, count) in enumerate(zip(kernel, x, out, strict=True)):
-        stride, dilation, before = strides[axis], dilations[axis], pads[axis]
-        if auto.startswith("SAME"):
-            all_padding = max((count - 1) * stride + dilation * (size - 1) + 1 - extent, 0)
-            before = (all_padding + (auto == "SAME_LOWER")) // 2
-        elif auto == "VALID":
-            before = 0
-        on_image = 0
-        # wider windows than any network's are sampled, so that none takes long
-        taps = range(0, size, -(-size // _MOST_TAPS) or 1)
-        for tap in taps:
-            offset = tap * dilation - before  # of this tap at the first output position
-            first = max(-(offset // stride), 0)
-            last = min((extent - 1 - offset) // stride, count - 1)
-            on_image += max(last - first + 1, 0)
-        share *= on_image / max(len(taps) * count, 1)
-    return share
 
 
 def _transposed(node: Node) -> Row:
@@ -267,7 +240,7 @@ def _depth(node: Node, rows: int) -> int:
 
 
 # A product of two activations: what dies with a channel is a head, one of the batch.
-_HEADS = (_W, _N, _N, _N, _N, _N, _N, _N, _N, _N, _R, _W, _N, _W, _N, _W, _N)
+_HEADS = (_W, _N, _N, _N, _N, _N, _N, _N, _N, _N, _R, _W, _N, _W, _N, _W, _N, _N)
 
 
 def _other(node: Node) -> Row:

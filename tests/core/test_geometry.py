@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
+import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
+from latency_service.core.features import features_of
 from latency_service.core.fit import sample_geometry
-from latency_service.core.geometry import Dim
+from latency_service.core.geometry import Dim, Geometry
 from latency_service.core.sample import Sample, Workload
 
 
@@ -70,14 +73,19 @@ def test_runs_of_a_product_by_elements(other: tuple[int, ...], expected: tuple[s
     assert family(Workload("Mul", (shape, other), outputs=(shape,))) == expected
 
 
-def inside(image: tuple[int, ...], kernel: tuple[int, ...], **attributes: Any) -> float:
-    """Share of a convolution's taps that fall on the image."""
+def convolution(image: tuple[int, ...], kernel: tuple[int, ...], **attributes: Any) -> Geometry:
+    """Of five filters over three channels."""
     work = Workload(
         "Conv", ((1, 3, *image), (5, 3, *kernel), (5,)), attributes, learned=(1, 2),
         outputs=(output_shape(image, kernel, **attributes),),
     )  # fmt: skip
     _, dims, _ = sample_geometry(Sample(work, 1.0))
-    return dims[Dim.INSIDE]
+    return dims
+
+
+def inside(image: tuple[int, ...], kernel: tuple[int, ...], **attributes: Any) -> float:
+    """Share of a convolution's taps that fall on the image."""
+    return convolution(image, kernel, **attributes)[Dim.INSIDE]
 
 
 def output_shape(image: tuple[int, ...], kernel: tuple[int, ...], **attributes: Any) -> Any:
@@ -136,3 +144,73 @@ def test_taps_on_padding_counted_one_by_one(
     ]  # fmt: skip
     found = inside((extent,), (size,), strides=[stride], dilations=[dilation], pads=[before, after])
     assert found == pytest.approx(sum(taps) / len(taps))
+
+
+@pytest.mark.parametrize(
+    ("image", "kernel", "attributes", "clear"),
+    [
+        # 11 positions in a row, of which the first and the last see padding
+        ((7, 11), (3, 3), {"pads": [1, 1, 1, 1]}, 9),
+        ((7, 11), (3, 3), {}, 9),
+        # at -1, 1, 3, 5, 7, 9: the first reaches to the left of the image, the last to its right
+        ((7, 11), (3, 3), {"pads": [1, 1, 1, 1], "strides": [2, 2]}, 4),
+        ((7, 11), (3, 5), {"pads": [1, 4, 1, 4], "dilations": [1, 2]}, 3),
+        ((4,), (39,), {"pads": [19, 19]}, 0),
+        ((5,), (4,), {"strides": [2], "auto_pad": "SAME_UPPER"}, 1),
+    ],
+)
+def test_positions_without_padding(
+    image: tuple[int, ...], kernel: tuple[int, ...], attributes: dict[str, Any], clear: int
+) -> None:
+    assert convolution(image, kernel, **attributes)[Dim.CLEAR] == clear
+
+
+@given(
+    st.integers(1, 23), st.integers(1, 9), st.integers(1, 4), st.integers(1, 3),
+    st.integers(0, 9), st.integers(0, 9),
+)  # fmt: skip
+def test_positions_are_clear_whose_taps_are_all_on_the_image(
+    extent: int, size: int, stride: int, dilation: int, before: int, after: int
+) -> None:
+    count = (extent + before + after - dilation * (size - 1) - 1) // stride + 1
+    assume(count > 0)
+    taps = [
+        [0 <= at * stride - before + tap * dilation < extent for tap in range(size)]
+        for at in range(count)
+    ]
+    dims = convolution(
+        (extent,), (size,), strides=[stride], dilations=[dilation], pads=[before, after]
+    )
+
+    assert dims[Dim.CLEAR] == sum(map(all, taps))
+    assert dims[Dim.INSIDE] == pytest.approx(sum(map(sum, taps)) / (count * size))
+
+
+@pytest.mark.parametrize(
+    ("image", "kernel", "attributes", "six", "three"),
+    [
+        # 5 clear positions are 3 + 2, and one at either end
+        ((7, 7), (3, 3), {"pads": [1, 1, 1, 1]}, 4, 4),
+        # 54 = 9 x 6 = 18 x 3
+        ((56, 56), (3, 3), {"pads": [1, 1, 1, 1]}, 11, 20),
+        # 28 = 4 x 6 + 3 + 1 = 9 x 3 + 1
+        ((57, 57), (3, 3), {"strides": [2, 2]}, 6, 10),
+        # all 49 positions are one row, of 8 x 6 + 1 or 16 x 3 + 1
+        ((7, 7), (1, 1), {}, 9, 17),
+        # a row at a time with a stride: 4 positions, 3 + 1
+        ((7, 7), (1, 1), {"strides": [2, 2]}, 2, 2),
+    ],
+)
+def test_passes_over_a_row(
+    image: tuple[int, ...],
+    kernel: tuple[int, ...],
+    attributes: dict[str, Any],
+    six: int,
+    three: int,
+) -> None:
+    dims = np.array(convolution(image, kernel, **attributes))
+    row = dims[Dim.INNER] if kernel == (1, 1) and not attributes else dims[Dim.WIDTH]
+    known = features_of(True, 1)
+
+    assert known["passes_6"](dims) == pytest.approx(math.log(six * 6 / row))
+    assert known["passes_3"](dims) == pytest.approx(math.log(three * 3 / row))
