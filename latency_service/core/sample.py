@@ -8,11 +8,9 @@ among the inputs, a scalar has shape `[]`. See docs/calibration.md#samples.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any
-
-import numpy as np
 
 from latency_service.core.errors import LatencyServiceError, SampleError
 from latency_service.core.graph import GraphInput, Layer, LayerGraph, Output, Parameter, layer_graph
@@ -20,9 +18,6 @@ from latency_service.core.ops import OPS
 from latency_service.core.units import BYTES_PER_ELEMENT
 
 Dims = tuple[int, ...]
-
-# A machine's pace changes by less than this; by more, something else had the processor.
-_HELD_UP = 1.3
 
 # What a runtime does between layouts; measured like operators, though no network names them.
 REORDERS = ("ReorderInput", "ReorderOutput")
@@ -75,50 +70,6 @@ class Sample:
     blocked: bool = False
     cached_s: float | None = None
     reference_s: float | None = None
-
-
-def usual_reference_s(samples: Sequence[Sample]) -> float | None:
-    """What the kernel beside the samples usually took, its median; None: nothing tells."""
-    known = [sample.reference_s for sample in samples if sample.reference_s is not None]
-    return float(np.median(known)) if known else None
-
-
-def at_one_pace(samples: Sequence[Sample]) -> tuple[Sample, ...]:
-    """The samples as if the machine had run at its usual pace all the time.
-
-    Where the kernel beside a sample took longer than it usually does, its median, the machine was
-    slower, and the sample took longer by the same factor.
-    """
-    usual_s = usual_reference_s(samples)
-    if usual_s is None:
-        return tuple(samples)
-    return tuple(
-        sample if sample.reference_s is None else _scaled(sample, usual_s / sample.reference_s)
-        for sample in samples
-    )
-
-
-def pace_spread(samples: Sequence[Sample]) -> float:
-    """Standard deviation of the machine's pace, in logarithms: half of what 68 % of it spans.
-
-    Nothing where the kernel beside the samples was held up (several threads wait for each other),
-    which says nothing of the machine.
-    """
-    known = [sample.reference_s for sample in samples if sample.reference_s is not None]
-    if not known:
-        return 0.0
-    least, low, high, most = np.log(np.quantile(known, (0.1, 0.16, 0.84, 0.9)))
-    return 0.0 if most - least > np.log(_HELD_UP) else float(high - low) / 2.0
-
-
-def _scaled(sample: Sample, factor: float) -> Sample:
-    cached = sample.cached_s
-    return replace(
-        sample,
-        latency_s=sample.latency_s * factor,
-        rounds_s=tuple(seconds * factor for seconds in sample.rounds_s),
-        cached_s=None if cached is None else cached * factor,
-    )
 
 
 def sample_to_json(sample: Sample) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from latency_service.calibration.measurement import Measurement, Rate
 from latency_service.core.efficiency import Efficiency, Layout
 from latency_service.core.errors import CalibrationError
 from latency_service.core.fit import FamilyFit, Settings, fit, gpu_settings, merged_costs
+from latency_service.core.pace import at_one_pace, pace_spread, usual_reference_s
 from latency_service.core.profile import (
     ComputeRate,
     Device,
@@ -21,7 +22,7 @@ from latency_service.core.profile import (
     profile_from_json,
     profile_to_json,
 )
-from latency_service.core.sample import Sample, at_one_pace, pace_spread, usual_reference_s
+from latency_service.core.sample import Sample
 from latency_service.core.units import format_count
 from latency_service.usecases.whole_networks import in_networks
 
