@@ -109,6 +109,7 @@ def _patterned(
             ]
             if (
                 taken.intersection(match.members)
+                or not _knows_sizes(name, match.end, rules)
                 or any(member.frozen is not host.frozen for member in members)
                 or not (host.frozen or all(same(host.outputs[0].ids, ids) for ids in held))
             ):
@@ -167,14 +168,14 @@ def _per_filter(node: Node, host: Node) -> bool:
     return shape in ((filters, *[1] * (rank - 2)), (1, filters, *[1] * (rank - 2)))
 
 
-def _knows_sizes(sequence: str, end: Tensor, rules: FusionRules) -> bool:
+def _knows_sizes(rule: str, end: Tensor, rules: FusionRules) -> bool:
     """Whether the model states as many dimensions as the runtime needs to merge.
 
     A matrix of any number of rows is one product; only beyond two axes do the sizes matter.
     """
     if not end.named or len(end.shape) < 3:
         return True
-    return sequence not in rules.static and (end.named < 2 or sequence not in rules.sized)
+    return rule not in rules.static and (end.named < 2 or rule not in rules.sized)
 
 
 def _joins(

@@ -113,7 +113,7 @@ class FusionRules:
             "Add/number" one with a number.
         patterns: groups that run as one operator, by their names in latency_service/core/patterns.
         views: operators that return a view of what they read, and move nothing.
-        static: those of `sequences` that are merged only where the model names no dimension.
+        static: sequences and patterns that are merged only where the model names no dimension.
         sized: those that are where it names none but the first one, the batch.
         origin: how it is known ("measured", "datasheet", ...).
     """

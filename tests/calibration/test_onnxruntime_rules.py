@@ -107,6 +107,7 @@ def test_additions_are_merged_as_far_as_the_model_states_sizes(
     left, families = both(model, rules, tmp_path)
     ours = [family for family in families if family.startswith("Add")]
     assert len(ours) == left.count("Add") == added
+    assert families.count("Gemm") == left.count("Gemm")
 
 
 @pytest.mark.parametrize("op", ["Add", "Mul"])
@@ -122,9 +123,9 @@ def test_constants_behind_a_convolution_fold_or_end_the_blocks(
     assert {name: kinds.count(name) for name in names} == {name: left.count(name) for name in names}
 
 
-def test_rules_that_need_sizes_are_among_the_sequences(
+def test_rules_that_need_sizes_are_among_the_others(
     rules: tuple[FusionRules, Layout | None],
 ) -> None:
     fusion, _ = rules
-    assert {*fusion.static, *fusion.sized} < set(fusion.sequences)
+    assert {*fusion.static, *fusion.sized} < {*fusion.sequences, *fusion.patterns}
     assert not {*fusion.static} & {*fusion.sized}

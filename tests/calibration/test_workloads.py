@@ -113,7 +113,7 @@ def test_tiny_tensors_have_one_to_4096_elements():
 def test_merged_workloads_stand_beside_the_plain_one():
     works = list(merged_workloads(0, "float32", pairs=2))
     plain = [work for work in works if not work.merges]
-    assert [work.op for work in plain] == ["Conv"] * 2 + ["MatMul"] * 2
+    assert [work.op for work in plain] == ["Conv"] * 2
     for work in works:
         assert any(work.inputs == other.inputs for other in plain)
 

@@ -208,10 +208,12 @@ def test_a_bias_is_merged_where_the_runtime_knows_the_sizes(
 ) -> None:
     layers = [learned("product", "MatMul", "x", 3, 7), learned("sum", "Add", "product", 7)]
     binding = Binding(dims={dim: 11 for dim in shape if isinstance(dim, str)})
-    rule = ("MatMul Add/learned",)
+    alone = ("MatMul/learned", "Add/broadcast")
 
-    found = kernels_of(layers, shape, binding, sequences=rule, static=rule)
-    assert found == (("MatMul/learned",) if merged else ("MatMul/learned", "Add/broadcast"))
+    for name, as_one in (("MatMul Add/learned", "MatMul/learned"), ("linear", "Gemm")):
+        known = "patterns" if name == "linear" else "sequences"
+        found = kernels_of(layers, shape, binding, **{known: (name,)}, static=(name,))
+        assert found == ((as_one,) if merged else alone)
 
 
 @pytest.mark.parametrize(

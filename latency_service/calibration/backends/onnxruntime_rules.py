@@ -75,17 +75,17 @@ class _Net:
 def discover(provider: str, runtime: str, threads: int) -> tuple[FusionRules, Layout | None]:
     """The rules of the runtime on this machine."""
     ask = _Asker(provider, threads)
-    sequences = ask.sequences()
+    sequences, patterns = ask.sequences(), ask.patterns()
     # a batch of any size, as most exporters write it; and images and texts of any
-    batches = _Asker(provider, threads, lambda rank: [0]).sequences()
-    sizes = _Asker(provider, threads, _all_but_channels).sequences()
+    batches = _Asker(provider, threads, lambda rank: [0]).merges()
+    sizes = _Asker(provider, threads, _all_but_channels).merges()
     folds = tuple(op for op in ("BatchNormalization", "Add", "Mul") if ask.folds(op))
     rules = FusionRules(
         fold=folds,
-        sequences=tuple(sequences),
-        static=tuple(found for found in sequences if found not in batches),
+        sequences=sequences,
+        static=tuple(found for found in (*sequences, *patterns) if found not in batches),
         sized=tuple(found for found in batches if found not in sizes),
-        patterns=tuple(name for name in _PATTERNS if ask.recognises(name)),
+        patterns=patterns,
         origin="measured",
         source=f"optimised graphs of onnxruntime {onnxruntime.__version__} ({runtime})",
     )
@@ -136,7 +136,11 @@ class _Asker:
             end = net.add(op, end, net.constant(noise((1, _CHANNELS, 1, 1))))
         return op not in self.ops(net, net.conv(end))
 
-    def sequences(self) -> list[str]:
+    def merges(self) -> tuple[str, ...]:
+        """Sequences and patterns."""
+        return (*self.sequences(), *self.patterns())
+
+    def sequences(self) -> tuple[str, ...]:
         """What contractions merge, in steps."""
         found: list[str] = []
         image = (1, _CHANNELS, 8, 8)
@@ -159,15 +163,14 @@ class _Asker:
             end = net.step(op, net.add("Gemm", "x", weight, bias))
             if op not in self.ops(net, end):
                 found.append(f"Gemm {op}")
-        net = _Net((1, *rows))
-        product = net.add("MatMul", "x", net.constant(noise((_CHANNELS, 96))))
-        end = net.add("Add", product, net.constant(noise((96,))))
-        if "Add" not in self.ops(net, end):
-            found.append("MatMul Add/learned")
-        return found
+        return tuple(found)
+
+    def patterns(self) -> tuple[str, ...]:
+        """Groups of operators that have become fewer."""
+        return tuple(name for name in _PATTERNS if self.recognises(name))
 
     def recognises(self, pattern: str) -> bool:
-        """Whether the group of operators has become fewer."""
+        """Whether a group of operators has become fewer."""
         net, outputs, gone = _PATTERNS[pattern]()
         return gone not in self.ops(net, *outputs)
 
@@ -258,6 +261,12 @@ def _scaled_product() -> tuple[_Net, tuple[str, ...], str]:
     return net, (net.add("Div", net.add("MatMul", "x", turned), net.scalar(8.0)),), "Div"
 
 
+def _linear() -> tuple[_Net, tuple[str, ...], str]:
+    net = _Net((1, 50, _CHANNELS))
+    product = net.add("MatMul", "x", net.constant(noise((_CHANNELS, 96))))
+    return net, (net.add("Add", product, net.constant(noise((96,)))),), "Add"
+
+
 def _skip_normalisation() -> tuple[_Net, tuple[str, ...], str]:
     net = _Net((1, 50, _CHANNELS), (1, 50, _CHANNELS))
     return net, (net.normalise("LayerNormalization", net.add("Add", "x", "z"), _CHANNELS),), "Add"
@@ -303,5 +312,6 @@ _PATTERNS = {
     "gelu-halved": _gelu_halved,
     "swish": _swish,
     "scaled-product": _scaled_product,
+    "linear": _linear,
     "skip-layer-normalisation": _skip_normalisation,
 }

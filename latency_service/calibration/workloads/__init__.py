@@ -72,8 +72,8 @@ FAMILIES: tuple[Family, ...] = (
     Family("grouped convolution", grouped, 7),
     Family("convolution along time", one_dimension, 4),
     Family("transposed convolution", transposed_convolution, 3),
-    Family("dense layer", gemm, 7),
-    Family("product with a learned matrix", learned_product, 12),
+    Family("dense layer", gemm, 13),
+    Family("product with a learned matrix", learned_product, 6),
     Family("product of activations", activation_product, 7),
     Family("product with a turned activation", transposed_product, 4),
     Family("batch normalisation", batch_normalisation, 1.5),
@@ -138,13 +138,6 @@ def merged_workloads(seed: int, dtype: str, pairs: int = 12) -> Iterator[Workloa
         yield work
         for merges in _MERGES:
             yield replace(work, merges=merges)
-    for _ in range(pairs):
-        while True:
-            work = replace(learned_product(rng), dtype=dtype)
-            if 3e4 < math.prod(work.outputs[0]) < 1e6:
-                break
-        yield work
-        yield replace(work, merges=("Add/learned",))
 
 
 def peak_workloads(dtype: str, kind: str = "cpu") -> Iterator[Workload]:

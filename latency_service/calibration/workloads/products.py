@@ -6,6 +6,10 @@ import math
 from typing import Any
 
 from latency_service.calibration.workloads.shapes import (
+    LARGE,
+    LARGE_ELEMENTS,
+    LARGE_FLOPS,
+    MOST_ELEMENTS,
     TOKENS,
     Make,
     Rng,
@@ -16,11 +20,24 @@ from latency_service.calibration.workloads.shapes import (
 from latency_service.core.sample import Workload
 
 
+def _leading(rng: Rng) -> tuple[int, ...]:
+    """Whose channels a product takes: tokens, windows of attention, or a whole image."""
+    if rng.random() < 0.2:  # an image with its channels last
+        return (1, *(int(edge) for edge in rng.choice([7, 14, 28, 32, 56], 2)))
+    if rng.random() < 0.25:
+        return int(rng.choice([4, 16, 64])), int(rng.choice([49, 64]))
+    return batch_size(rng), int(rng.choice(TOKENS))
+
+
 def gemm(rng: Rng) -> Workload:
-    """A dense layer, often of one row."""
+    """A dense layer: of a few rows, or of all tokens; now and then one of many millions."""
+    few, large = rng.random() < 0.3, rng.random() < LARGE
     while True:
-        rows = int(rng.choice([1, 1, 1, 2, 4, 8, *TOKENS]))
-        depth, cols = channels(rng, 16, 4096), channels(rng, 8, 4096)
+        rows = int(rng.choice([1, 1, 1, 2, 4, 8])) if few else math.prod(_leading(rng))
+        depth, cols = channels(rng, 16 if few else 32, 4096), channels(rng, 8 if few else 32, 4096)
+        if large:
+            rows = int(rng.choice([1, 1, 4]))
+            depth, cols = channels(rng, 1024, 16384), channels(rng, 512, 4096)
         work = Workload(
             "Gemm",
             ((rows, depth), (cols, depth), (cols,)),
@@ -28,30 +45,37 @@ def gemm(rng: Rng) -> Workload:
             learned=(1, 2),
             outputs=((rows, cols),),
         )
-        if fits(work, 2.0 * rows * depth * cols):
+        if _fits(work, 2.0 * rows * depth * cols, large):
             return work
 
 
 def learned_product(rng: Rng) -> Workload:
-    """Tokens by a learned matrix."""
+    """Tokens by a learned matrix; now and then the scores of all words of a language."""
+    large = rng.random() < LARGE
     while True:
-        batch, rows = batch_size(rng), int(rng.choice(TOKENS))
-        if rng.random() < 0.25:  # windows of attention, channels last
-            batch, rows = int(rng.choice([4, 16, 64])), int(rng.choice([49, 64]))
-        depth, cols = channels(rng, 16, 3072), channels(rng, 16, 3072)
+        leading = _leading(rng)
+        depth, cols = channels(rng, 24, 3072), channels(rng, 24, 3072)
         if rng.random() < 0.06:  # scores, one or a few a token
             cols = int(rng.integers(1, 9))
-        leading: tuple[int, ...] = (batch, rows)
-        if rng.random() < 0.2:  # an image with its channels last
-            leading = (1, *(int(edge) for edge in rng.choice([7, 14, 28, 32, 56], 2)))
+        if large:
+            leading = 1, int(rng.choice([1, 16, 64, 128]))
+            depth, cols = channels(rng, 128, 1024), channels(rng, 8192, 65536)
         work = Workload(
             "MatMul",
             ((*leading, depth), (depth, cols)),
             learned=(1,),
             outputs=((*leading, cols),),
         )
-        if fits(work, 2.0 * math.prod(leading) * depth * cols):
+        if _fits(work, 2.0 * math.prod(leading) * depth * cols, large):
             return work
+
+
+def _fits(work: Workload, flops: float, large: bool) -> bool:
+    """Whether it takes a reasonable time; of a large one only the matrix is large."""
+    if not large:
+        return fits(work, flops)
+    few = math.prod(work.outputs[0]) <= MOST_ELEMENTS
+    return few and fits(work, flops, LARGE_FLOPS, LARGE_ELEMENTS)
 
 
 def activation_product(rng: Rng) -> Workload:

@@ -15,8 +15,8 @@ Make = Callable[[Rng], Workload]
 
 # A workload beyond these takes too long, or is bound by something that no layer meets.
 MOST_FLOPS, MOST_ELEMENTS = 0.6e9, 4.0e6
-# Of the few that say how large images run.
-LARGE_FLOPS = 3e9
+# Of the few that say how large images and vocabularies run.
+LARGE_FLOPS, LARGE_ELEMENTS = 3e9, 12.0e6
 
 # Share of shapes that are small enough to tell what a kernel costs whatever its size.
 _TINY = 1 / 12
@@ -63,10 +63,12 @@ def batch_size(rng: Rng) -> int:
     return int(rng.choice([1, 1, 1, 1, 2, 4]))
 
 
-def fits(work: Workload, flops: float, most: float = MOST_FLOPS) -> bool:
+def fits(
+    work: Workload, flops: float, most: float = MOST_FLOPS, most_elements: float = MOST_ELEMENTS
+) -> bool:
     """Whether a workload takes a reasonable time."""
     elements = max(math.prod(shape) for shape in (*work.inputs, *work.outputs))
-    return flops <= most and elements <= MOST_ELEMENTS
+    return flops <= most and elements <= most_elements
 
 
 def image_shape(rng: Rng, most: int = _USUAL_ELEMENTS) -> tuple[int, int, int, int]:
