@@ -15,7 +15,13 @@ import onnxruntime
 import pytest
 
 from latency_service.calibration import backends
-from latency_service.calibration.backends import BACKENDS, Backend, Row, open_backend
+from latency_service.calibration.backends import (
+    BACKENDS,
+    Backend,
+    Row,
+    onnxruntime_backend,
+    open_backend,
+)
 from latency_service.calibration.backends.onnx_models import BLOCKER, build_model, producer
 from latency_service.calibration.backends.onnxruntime_accelerator import (
     DeviceSession,
@@ -226,3 +232,21 @@ def test_pools_of_quantised_images_have_their_channels_last(name: str):
     assert feeds["x0_0"].shape == (n, h, w, c)
     written = onnxruntime.InferenceSession(model).run(None, feeds)[0].shape
     assert (written[0], written[3], *written[1:3]) == work.outputs[0]
+
+
+def test_outputs_lie_one_behind_the_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    place = np.zeros(64)
+    monkeypatch.setattr(onnxruntime_backend, "_SCRATCH", place)
+    outputs = ((1, 5, 5), (1, 2, 5), (1, 3, 5))
+    split = {"axis": 1, "split": [5, 2, 3]}
+    work = Workload("Split", ((1, 10, 5),), split, outputs=outputs)
+    prepared = OnnxRuntime("CPUExecutionProvider", 1).prepare(work)
+    prepared.run()
+    prepared.finish()
+
+    # 100, 40 and 60 bytes, each from a line of 64 on
+    written = place.view(np.float32) != 0
+    for begin, end in ((0, 25), (32, 42), (48, 63)):
+        assert written[begin:end].mean() > 0.4
+        written[begin:end] = False
+    assert not written.any()
