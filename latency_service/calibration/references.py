@@ -228,7 +228,7 @@ REFERENCES: tuple[Reference, ...] = (
     *_named("inverted residuals", _inverted, (16, 128), (24, 192), (16, 160), (32, 128)),
     *_named("residual blocks", _residual, (32, 128), (64, 96), (48, 128), (64, 160)),
     *_named("shuffled halves", _shuffled, (64, 112), (116, 128), (96, 128), (128, 96)),
-    *_named("attention", _attention, (128, 64), (192, 100), (160, 49), (256, 128)),
+    *_named("attention", _attention, (320, 64), (448, 50), (160, 49), (384, 98)),
     *_named("tiny attention", _attention, (32, 16), (64, 12), (48, 16), (32, 32)),
     *_named("tiny perceptron", _perceptron, (32, 2), (128, 4), (64, 3), (96, 2)),
     *_named("tiny voice", _voice, (32, 512), (128, 576), (64, 512), (96, 768)),

@@ -78,12 +78,6 @@ class FamilyModel:
         inputs = dims[..., Dim.DEPTH] / dims[..., Dim.TAPS]
         return work * self.filled(filters) * self.needed(inputs, dims[..., Dim.INSIDE])
 
-    def busy_s(self, done: FloatArray) -> FloatArray:
-        """(...) seconds that (...) FLOPs take at the family's own rate."""
-        rate = float("inf") if self.flops_per_s is None else self.flops_per_s
-        seconds: FloatArray = done / rate
-        return seconds
-
     def filled(self, filters: FloatArray) -> FloatArray:
         """(...) filters that are computed for each of (...), among them those that fill a block."""
         whole = np.ceil(np.round(filters, 6) / self.block) * self.block
@@ -101,10 +95,22 @@ class FamilyModel:
         share: FloatArray = np.where(direct, inside, 1.0)
         return share
 
-    def roofline_s(self, moved: FloatArray, work: FloatArray) -> FloatArray:
+    def roofline_s(self, moved: FloatArray, done: FloatArray) -> FloatArray:
         """(...) seconds of the family's own roofline at (...) bytes and FLOPs."""
-        total: FloatArray = self.fixed_s + np.maximum(moved / self.bytes_per_s, self.busy_s(work))
+        total: FloatArray = self.fixed_s + np.maximum(
+            moved / self.bytes_per_s, self.busy_s(moved, done)
+        )
         return total
+
+    def busy_s(self, moved: FloatArray, done: FloatArray) -> FloatArray:
+        """(...) seconds that its quickest samples were busy, whatever the caches held.
+
+        What a contraction moves may come quicker than in any of them, from a nearer cache. All
+        others move what has just been written; where they are slow all the same, they compute.
+        """
+        if self.flops_per_s is None:
+            return moved / self.bytes_per_s
+        return done / self.flops_per_s
 
     def seconds(self, dims: FloatArray, itemsize: float) -> FloatArray:
         """(...) predicted seconds at (..., D) dimensions."""

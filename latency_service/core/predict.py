@@ -222,7 +222,7 @@ class Predictor:
         kernels = self.kernels
         dims = self._dims(n_in, n_out)
         seconds = np.zeros(len(kernels.layers))
-        fixed, spread, busy = (np.zeros_like(seconds) for _ in range(3))
+        fixed, spread, busy_s = (np.zeros_like(seconds) for _ in range(3))
         for group in self.assigned:
             rows = np.array(group.kernels, dtype=np.int64)
             if group.model is None:
@@ -232,14 +232,16 @@ class Predictor:
             else:
                 seconds[rows] = self._like(group, dims[rows])
                 fixed[rows] = group.model.fixed_s
-                busy[rows] = group.model.busy_s(group.model.done(dims[rows]))
+                moved = moved_bytes(dims[rows], self._itemsize(group))
+                busy_s[rows] = group.model.busy_s(moved, group.model.done(dims[rows]))
                 spread[rows] = group.model.spread * (1.0 if group.exact else _ALIKE_SPREAD)
         seconds += self.per_element * dims[:, Dim.OUT_ELEMENTS] + self.efficiency.dispatch_s
         sooner = self.efficiency.sooner_s(moved_bytes(dims, 1.0) * self._itemsizes)
-        seconds = self.among_others(seconds, np.where(self.in_rows, sooner, 0.0))
+        seconds = self.among_others(seconds, np.where(self.in_rows, sooner, 0.0), busy_s)
         kept, near = self._caches(dims, alive) if caches is None else caches
         kept_s = self.cached_s_per_byte * self._constant_bytes(dims)
-        seconds = seconds - kept * kept_s - near * self.nearer(seconds - kept_s, self.near_s, busy)
+        saved_s = self.nearer(seconds - kept_s, self.near_s, busy_s)
+        seconds = seconds - kept * kept_s - near * saved_s
         fixed = np.minimum(fixed + self.efficiency.dispatch_s, 0.5 * seconds)
         live = alive[kernels.layers]
         called = self.call_s * live
@@ -263,21 +265,22 @@ class Predictor:
         )
 
     def nearer(
-        self, seconds: FloatArray, near_s: FloatArray | float, busy: FloatArray | float
+        self, seconds: FloatArray, near_s: FloatArray | float, busy_s: FloatArray | float
     ) -> FloatArray:
         """(...) seconds that kernels of (...) seconds take less with all in the nearer caches.
 
         Args:
-            busy: (...) seconds that they compute, wherever their data are.
+            busy_s: (...) that no cache saves.
         """
-        left = np.maximum(_LEAST_SHARE * seconds, busy)
+        left = np.maximum(_LEAST_SHARE * seconds, busy_s)
         less: FloatArray = np.clip(seconds - left, 0.0, near_s)
         return less
 
-    def among_others(self, seconds: FloatArray, sooner: FloatArray) -> FloatArray:
+    def among_others(
+        self, seconds: FloatArray, sooner: FloatArray | float, busy_s: FloatArray | float
+    ) -> FloatArray:
         """(...) seconds of kernels in a network, of (...) seconds on their own."""
-        left: FloatArray = np.maximum(seconds - sooner, _LEAST_SHARE * seconds)
-        return left
+        return seconds - self.nearer(seconds, sooner, busy_s)
 
     def _constant_bytes(self, dims: FloatArray) -> FloatArray:
         """(P,) bytes of constants that each kernel reads at (P, D) dimensions."""

@@ -128,8 +128,8 @@ class _Sweep:
             np.maximum(self.most, activations * alive, out=self.most)
             near_s = predictor.near_s[position]
             if near_s:
-                busy = kernel.busy_s(read.of_rows, written.of_rows)
-                self.near_s += predictor.nearer(seconds - kept_s, near_s, busy) * runs
+                busy_s = kernel.busy_s(read.of_rows, written.of_rows)
+                self.near_s += predictor.nearer(seconds - kept_s, near_s, busy_s) * runs
 
     def _run(
         self, kernel: _Kernel, seconds: FloatArray, runs: FloatArray, called_s: FloatArray
@@ -210,13 +210,12 @@ class _Kernel:
         """(...) seconds at (...) shares; of one run."""
         predictor = self.predictor
         moved = self.moved_bytes(reads, writes)
-        work = self._done(reads, writes)
+        done = self._done(reads, writes)
         if self.model is None:
-            value = predictor.unmeasured_s(self.group, moved, work)
+            value = predictor.unmeasured_s(self.group, moved, done)
         else:
-            value = self.model.roofline_s(moved, work)
             logarithm = self.model.mean if correction is None else correction + self.model.mean
-            value = value * np.exp(logarithm)
+            value = self.model.roofline_s(moved, done) * np.exp(logarithm)
         if not self.group.exact:
             value = np.maximum(value, predictor.least_s(moved))
         per_element = predictor.per_element[self.position]
@@ -224,7 +223,8 @@ class _Kernel:
             value = value + per_element * self._sum((Dim.OUT_ELEMENTS,), reads, writes)
         value = value + predictor.efficiency.dispatch_s
         if predictor.in_rows[self.position] and predictor.efficiency.alone_s:
-            return predictor.among_others(value, predictor.efficiency.sooner_s(moved))
+            sooner = predictor.efficiency.sooner_s(moved)
+            return predictor.among_others(value, sooner, self.busy_s(reads, writes))
         return value
 
     def features(self, shares: FloatArray, of_inputs: bool) -> FloatArray:
@@ -237,9 +237,10 @@ class _Kernel:
         return self.model.features_at(dims)
 
     def busy_s(self, reads: FloatArray, writes: FloatArray) -> FloatArray:
-        """(...) seconds that it computes at (...) shares."""
-        done = self._done(reads, writes)
-        return np.zeros(1) if self.model is None else self.model.busy_s(done)
+        """(...) seconds that no cache saves at (...) shares; 0 without a family."""
+        if self.model is None:
+            return np.zeros(1)
+        return self.model.busy_s(self.moved_bytes(reads, writes), self._done(reads, writes))
 
     def _done(self, reads: FloatArray, writes: FloatArray) -> FloatArray:
         """(...) FLOPs that it does at (...) shares."""
