@@ -1,7 +1,8 @@
 """Device profiles as files: the shipped folder, and what `devices import` and `export` exchange.
 
 One TOML file is one device: the tables of an ideal profile at the top and, under
-`[runtimes.NAME]`, what differs when NAME executes the network. See device_profiles/README.md.
+`[runtimes.NAME]`, what differs when NAME executes the network, facts about the device among it. See
+device_profiles/README.md.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ import json
 import math
 import tomllib
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -91,6 +93,8 @@ def read_profile_file(path: Path) -> list[Profile]:
 def profile_to_toml(profiles: Iterable[Profile]) -> str:
     """The profiles of one device as a TOML file, which `read_profile_file` reads as equal ones.
 
+    The file has one [device]; a runtime whose calibration found other facts keeps its own.
+
     Raises:
         ProfileError: if they are none, of different devices, or of one runtime twice.
     """
@@ -100,7 +104,7 @@ def profile_to_toml(profiles: Iterable[Profile]) -> str:
     device = profiles[0].device
     runtimes = [profile.runtime for profile in profiles]
     for profile in profiles:
-        if profile.device != device:
+        if replace(profile.device, facts=device.facts) != device:
             raise ProfileError(
                 "one file holds one device: "
                 f"the [device] tables of {device.slug!r} ({profiles[0].runtime}) and "
@@ -111,7 +115,9 @@ def profile_to_toml(profiles: Iterable[Profile]) -> str:
     document: dict[str, Any] = {}
     for profile in profiles:
         tables = _without_nulls(profile_to_json(profile))
-        document["device"] = tables.pop("device")
+        described = tables.pop("device")
+        if document.setdefault("device", described) != described:
+            tables["device"] = {"facts": described.get("facts", {})}
         del tables["runtime"]
         if profile.runtime == "ideal":
             document |= tables
@@ -143,16 +149,17 @@ def _profiles_of_toml(text: str, where: str) -> list[Profile]:
     for runtime, tables in runtimes.items():
         if not isinstance(tables, dict):
             raise ProfileError(f"{where}: runtimes.{runtime} must be a table")
-        for key in ("device", "runtime"):
-            if key in tables:
-                raise ProfileError(
-                    f"{where}: runtimes.{runtime} cannot have a {key} of its own; "
-                    "the file's [device] and the table's name say it"
-                )
+        own = tables.pop("device", {})
+        if "runtime" in tables or not isinstance(own, dict) or not {*own} <= {"facts"}:
+            raise ProfileError(
+                f"{where}: runtimes.{runtime} cannot have a device (but for its facts) or a "
+                "runtime of its own; the file's [device] and the table's name say it"
+            )
         if runtime in [profile.runtime for profile in profiles]:
             raise ProfileError(f"{where}: runtime {runtime!r} is there twice")
         within = f"{where}: runtimes.{runtime}"
-        profiles.append(profile_from_json({"device": device, "runtime": runtime, **tables}, within))
+        whole = {**device, **own} if isinstance(device, dict) else device
+        profiles.append(profile_from_json({"device": whole, "runtime": runtime, **tables}, within))
     return profiles
 
 

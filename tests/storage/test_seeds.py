@@ -250,6 +250,23 @@ def test_what_is_written_as_toml_reads_back_equal(tmp_path: Path) -> None:
     assert read_profile_file(write(tmp_path, "board.toml", text)) == profiles
 
 
+def test_runtimes_that_were_calibrated_one_by_one_keep_the_facts_that_they_found(
+    tmp_path: Path,
+) -> None:
+    profiles = [
+        board(name, device=replace(board().device, facts=facts))
+        for name, facts in (
+            ("onnxruntime-cpu-1-thread", {"spread": {"value": 0.07, "origin": "measured"}}),
+            ("onnxruntime-cpu-2-threads", {"spread": {"value": 0.11, "origin": "measured"}}),
+            ("torch-cpu", {}),
+        )
+    ]
+
+    text = profile_to_toml(profiles)
+
+    assert read_profile_file(write(tmp_path, "board.toml", text)) == profiles
+
+
 def test_a_device_that_was_only_measured_reads_back_equal(tmp_path: Path) -> None:
     text = profile_to_toml([board("zeta")])
 
