@@ -174,15 +174,17 @@ def one_dimension(rng: Rng) -> Workload:
         filters = inside if depthwise else filters
         pad = (kernel - 1) // 2
         stride = 2 if rng.random() < 0.2 and length > 64 else 1
+        n = batch_size(rng)
+        length = length if n < 8 else int(rng.integers(1, 33))
         out = (length + 2 * pad - kernel) // stride + 1
         work = Workload(
             "Conv",
-            ((1, inside, length), (filters, inside // group, kernel), (filters,)),
+            ((n, inside, length), (filters, inside // group, kernel), (filters,)),
             {"kernel_shape": [kernel], "pads": [pad, pad], "strides": [stride], "group": group},
             learned=(1, 2),
-            outputs=((1, filters, out),),
+            outputs=((n, filters, out),),
         )
-        if fits(work, 2.0 * out * filters * inside / group * kernel):
+        if fits(work, _flops(work)):
             return work
 
 
@@ -202,13 +204,15 @@ def _first_along_time(rng: Rng) -> Workload:
         kernel, stride = int(rng.choice([3, 5])), int(rng.choice([1, 2]))
     filters = _filters(rng, 16, 512)
     pad = kernel // 2 if rng.random() < 0.5 else 0
+    n = batch_size(rng)
+    length = length if n < 8 else kernel + stride * int(rng.integers(1, 9))
     out = (length + 2 * pad - kernel) // stride + 1
     return Workload(
         "Conv",
-        ((1, inside, length), (filters, inside, kernel), (filters,)),
+        ((n, inside, length), (filters, inside, kernel), (filters,)),
         {"kernel_shape": [kernel], "pads": [pad, pad], "strides": [stride], "group": 1},
         learned=(1, 2),
-        outputs=((1, filters, out),),
+        outputs=((n, filters, out),),
     )
 
 
