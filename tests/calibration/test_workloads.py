@@ -15,6 +15,11 @@ from latency_service.calibration.workloads import (
     merged_workloads,
     peak_workloads,
 )
+from latency_service.calibration.workloads.convolutions import (
+    one_dimension,
+    pointwise,
+    spatial,
+)
 from latency_service.calibration.workloads.shapes import (
     MOST_ELEMENTS,
     channels,
@@ -108,6 +113,16 @@ def test_tiny_tensors_have_one_to_4096_elements():
     counts = [math.prod(tiny_shape(rng)) for _ in range(500)]
     assert min(counts) == 1
     assert 2048 < max(counts) <= 4096
+
+
+@pytest.mark.parametrize("make", [pointwise, spatial, one_dimension])
+def test_now_and_then_many_small_images_are_convolved_at_once(make):
+    rng = np.random.default_rng(0)
+    shapes = [make(rng).inputs[0] for _ in range(500)]
+    images = Counter(shape[0] for shape in shapes)
+    assert set(images) == {1, 2, 4, 8, 16, 64}
+    assert images[1] > 250
+    assert max(math.prod(shape[2:]) for shape in shapes if shape[0] == 64) < 4096
 
 
 def test_merged_workloads_stand_beside_the_plain_one():
