@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 
 import numpy as np
@@ -28,8 +28,6 @@ _NEAR_BYTES = (0.5e6, 1e6, 2e6, 4e6)
 # than a thousandth is not worth a correction.
 _PACE_SPREAD, _LEAST_SHIFT = 0.03, 1e-3
 
-_Row = tuple[Reference, CostModel]
-
 
 def in_networks(
     efficiency: Efficiency, fusion: FusionRules, networks: Mapping[str, float]
@@ -37,8 +35,7 @@ def in_networks(
     """The model with what kernels take less in a network, from the references that help the fit.
 
     First what a call takes; then `near_s` and `alone_s` in turns, for every `near_bytes`: those
-    that make the mean absolute logarithm of predicted / measured least, `alone_s` without the tiny
-    networks, whose few convolutions gain from the nearer caches besides; last, how much slower all
+    that make the mean absolute logarithm of predicted / measured least; last, how much slower all
     kernels are. Nothing changes without such networks.
 
     Args:
@@ -50,32 +47,29 @@ def in_networks(
     known = [row for row in _costs(efficiency, fusion, networks) if row[0].fitted]
     if not known:
         return efficiency
-    large = [row for row in known if not row[0].tiny]
     convolves = any(name.endswith(_CONVOLUTIONS) for name in efficiency.families)
+    measured = [networks[reference.name] for reference, _ in known]
 
-    def logarithms(candidate: Efficiency, rows: Sequence[_Row]) -> FloatArray:
-        predicted = [Predictor(c, candidate).at(c.sizes).seconds.sum() for _, c in rows]
-        measured = [networks[reference.name] for reference, _ in rows]
+    def logarithms(candidate: Efficiency) -> FloatArray:
+        predicted = [Predictor(c, candidate).at(c.sizes).seconds.sum() for _, c in known]
         found: FloatArray = np.log(np.divide(measured, predicted))
         return found
 
     def error(candidate: Efficiency) -> float:
-        return float(np.abs(logarithms(candidate, known)).mean())
-
-    def error_of_large(candidate: Efficiency) -> float:
-        return float(np.abs(logarithms(candidate, large)).mean())
+        return float(np.abs(logarithms(candidate)).mean())
 
     found = []
     for size in _NEAR_BYTES:
         one = replace(efficiency, near_bytes=size)
         for _ in range(2):
             one = min((replace(one, near_s=seconds) for seconds in _NEAR_S), key=error)
-            if convolves and large:
-                one = min((replace(one, alone_s=s) for s in _ALONE_S), key=error_of_large)
+            if convolves:
+                one = min((replace(one, alone_s=seconds) for seconds in _ALONE_S), key=error)
         found.append(one)
     best = min(found, key=error)
     best = best if best.near_s else replace(best, near_bytes=0.0)
-    return _slower(best, logarithms(best, large)) if large else best
+    large = [not reference.tiny for reference, _ in known]
+    return _slower(best, logarithms(best)[large]) if any(large) else best
 
 
 def _slower(efficiency: Efficiency, logarithms: FloatArray) -> Efficiency:
@@ -121,7 +115,7 @@ def report_points(profile: Profile, networks: Mapping[str, float]) -> list[Netwo
 
 def _costs(
     efficiency: Efficiency, fusion: FusionRules | None, networks: Mapping[str, float]
-) -> Iterator[_Row]:
+) -> Iterator[tuple[Reference, CostModel]]:
     """The networks that were measured."""
     for reference in REFERENCES:
         if reference.name in networks and reference.name != NOTHING:

@@ -45,6 +45,7 @@ from latency_service.core.sample import Workload
 # All workloads write to one place, and find it in the caches, as layers of a network reuse each
 # other's buffers.
 _SCRATCH = np.zeros(8_000_000, dtype=np.float64)
+# Bytes of a cache line.
 _LINE = 64
 _LEAST_S = 1e-7
 # Reading this evicts everything else.
