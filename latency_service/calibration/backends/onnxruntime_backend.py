@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import json
 import math
+import mmap
 import shutil
 import tempfile
 import weakref
@@ -43,8 +44,9 @@ from latency_service.core.profile import FusionRules
 from latency_service.core.sample import Workload
 
 # All workloads write to one place, and find it in the caches, as layers of a network reuse each
-# other's buffers.
-_SCRATCH = np.zeros(8_000_000, dtype=np.float64)
+# other's buffers. Its pages are the system's usual ones, as those of the runtime's own memory are:
+# NumPy asks for huge ones, over which channels that lie 2^n bytes apart evict each other.
+_SCRATCH = np.frombuffer(mmap.mmap(-1, 64_000_000), dtype=np.float64)
 # Bytes of a cache line.
 _LINE = 64
 _LEAST_S = 1e-7
