@@ -17,6 +17,7 @@ import numpy as np
 from latency_service.calibration.backends import Backend, RunsNetworks
 from latency_service.calibration.bench import Bench
 from latency_service.calibration.journal import Journal
+from latency_service.calibration.masks import slow_runs
 from latency_service.calibration.measurement import Measurement, Rate
 from latency_service.calibration.references import ReferenceRuns
 from latency_service.calibration.timing import bootstrap_interval
@@ -74,11 +75,10 @@ def run(backend: Backend, plan: Plan, journal: Journal, progress: Progress) -> M
     progress("rules", used(), "what the runtime merges and how it stores images")
     fusion, layout = backend.discover(next(iter(plan.shares)))
     rates: dict[str, Rate] = {}
-    networks = (
-        ReferenceRuns(backend)
-        if backend.kind == "cpu" and isinstance(backend, RunsNetworks)
-        else None
-    )
+    networks, slow = None, {}
+    if backend.kind == "cpu" and isinstance(backend, RunsNetworks):
+        networks = ReferenceRuns(backend)
+        slow = slow_runs(backend) if "float32" in plan.shares else {}
     bench = Bench(backend)
     left_out = 0
     until = 0.0
@@ -117,6 +117,7 @@ def run(backend: Backend, plan: Plan, journal: Journal, progress: Progress) -> M
         layout=layout,
         fusion=fusion,
         networks={} if networks is None else networks.seconds(),
+        slow_runs=slow,
         environment={
             **backend.facts(),
             "left_out": left_out,

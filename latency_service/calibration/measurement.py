@@ -34,6 +34,7 @@ class Measurement:
         units: processors that share a kernel's tiles; 1 on a CPU.
         layout: how images are stored in blocks of channels; None where there is one layout.
         fusion: what the runtime merges.
+        slow_runs: seconds that masks cost, by cause (core/masks.py).
         environment: hardware, versions and state of the machine.
         networks: seconds of the reference networks (calibration/references.py) by name.
         launches_ahead: whether samples hold their launch, which networks hide behind other kernels.
@@ -51,5 +52,6 @@ class Measurement:
     fusion: FusionRules = field(default_factory=FusionRules)
     environment: Mapping[str, Any] = field(default_factory=dict)
     networks: Mapping[str, float] = field(default_factory=dict)
+    slow_runs: Mapping[str, float] = field(default_factory=dict)
     launches_ahead: bool = False
     noise: str | None = None

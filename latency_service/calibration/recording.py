@@ -109,6 +109,7 @@ def _measured(measurement: Measurement) -> dict[str, Any]:
     row["fusion"] = _plain(measurement.fusion)
     row["environment"] = dict(measurement.environment)
     row["networks"] = dict(measurement.networks)
+    row["slow_runs"] = dict(measurement.slow_runs)
     return row
 
 

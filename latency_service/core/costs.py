@@ -65,6 +65,8 @@ class Kernels:
         follows: (P, D) what each dimension is proportional to (`geometry.Follows`).
         times: (P,) how often it runs.
         merges: per kernel what a contraction merges ("Conv Add Relu"); "" for nothing.
+        slow_runs: (P, 3) runs of numbers per output element that a mask slows down, by cause
+            (core/masks.py).
     """
 
     layers: npt.NDArray[np.int64]
@@ -75,6 +77,7 @@ class Kernels:
     follows: npt.NDArray[np.int64]
     times: FloatArray
     merges: tuple[str, ...]
+    slow_runs: FloatArray
 
 
 @dataclass(frozen=True, slots=True)

@@ -179,6 +179,8 @@ class Efficiency:
             share; the rest averages out over them.
         merged: seconds per output element that operators cost which a contraction merges, by
             "dtype sequence" ("float32 Conv Add Relu").
+        slow_runs: seconds that a run of sixteen numbers takes longer, by what slows it down
+            (core/masks.py).
         layout: None where the runtime keeps one layout.
         source: what it was fitted from.
         alone_s: what a convolution of next to no data takes longer on its own, as families were
@@ -198,6 +200,7 @@ class Efficiency:
     channel_step: int
     shared_spread: float
     merged: Mapping[str, float] = field(default_factory=dict)
+    slow_runs: Mapping[str, float] = field(default_factory=dict)
     layout: Layout | None = None
     source: str = ""
     alone_s: float = 0.0

@@ -10,10 +10,11 @@ from typing import Any
 from latency_service.core.efficiency import Efficiency, FamilyModel, Layout
 from latency_service.core.errors import ProfileError
 from latency_service.core.features import features_of
+from latency_service.core.masks import CAUSES
 
 _LATER = (
     "alignment", "alone_s", "block", "cached_s_per_byte", "call_s", "launches_ahead", "near_bytes",
-    "near_s",
+    "near_s", "slow_runs",
 )  # fmt: skip
 
 
@@ -23,6 +24,8 @@ def efficiency_to_json(efficiency: Efficiency) -> dict[str, Any]:
     document = _shallow(efficiency)
     document["families"] = {name: _shallow(row) for name, row in efficiency.families.items()}
     document["merged"] = dict(efficiency.merged)
+    if efficiency.slow_runs:
+        document["slow_runs"] = dict(efficiency.slow_runs)
     document["layout"] = None if efficiency.layout is None else _shallow(efficiency.layout)
     return document
 
@@ -50,6 +53,7 @@ def efficiency_from_json(document: Any, where: str) -> Efficiency:
     read.only(table, "efficiency", Efficiency)
     families = read.table(table.get("families"), "efficiency.families")
     merged = read.table(table.get("merged", {}), "efficiency.merged")
+    slow_runs = read.table(table.get("slow_runs", {}), "efficiency.slow_runs")
     layout = table.get("layout")
     levels = table.get("levels")
     if not isinstance(levels, list | tuple) or not levels:
@@ -72,6 +76,10 @@ def efficiency_from_json(document: Any, where: str) -> Efficiency:
         merged={
             str(name): read.number(value, f"efficiency.merged[{name!r}]", 0.0)
             for name, value in merged.items()
+        },
+        slow_runs={
+            read.cause(name): read.number(value, f"efficiency.slow_runs[{name!r}]", 0.0)
+            for name, value in slow_runs.items()
         },
         layout=None if layout is None else _layout(read, layout),
         source=read.text(table.get("source", ""), "efficiency.source"),
@@ -183,6 +191,11 @@ class _Reader:
         if not isinstance(value, bool):
             raise self.error(at, "true or false", value)
         return value
+
+    def cause(self, name: str) -> str:
+        if name not in CAUSES:
+            raise self.error("efficiency.slow_runs", f"by {', '.join(CAUSES)}", name)
+        return name
 
     def text(self, value: Any, at: str) -> str:
         if not isinstance(value, str):

@@ -24,6 +24,7 @@ from latency_service.core.geometry import (
     reorder_geometry,
 )
 from latency_service.core.layout import Reorder, arrange
+from latency_service.core.masks import CAUSES, NONE_SLOW, Masks
 from latency_service.core.node import Node
 from latency_service.core.quantised_patterns import INTEGER_FORMS, NOTHING
 
@@ -49,6 +50,7 @@ def find_kernels(
     reorders: list[Reorder] = []
     if layout is not None:
         blocked, reorders = arrange(nodes, network.outputs, layout, host_of, runs_as)
+    masks = Masks(nodes)
     table = _Table()
     for index, node in enumerate(nodes):
         if free[index] or host_of[index] is not None or not node.outputs:
@@ -59,7 +61,9 @@ def find_kernels(
         row = geometry(node) if chain is None else _merged(node, chain, nodes)
         suffix = "/blocked" if blocked[index] and not node.op.contraction else ""
         merges = "" if chain is None else _merges(chain, nodes)
-        table.add(index, row, suffix, _dtype(node, chain), node, merges)
+        members = [node] if chain is None else [nodes[member] for member in chain.members]
+        slow = masks.slow_runs(members)
+        table.add(index, row, suffix, _dtype(node, chain), node, merges, slow)
     for reorder in reorders:
         table.add_reorder(reorder, nodes[reorder.layer])
     return table.finish()
@@ -159,9 +163,17 @@ class _Table:
         self.follows: list[tuple[Follows, ...]] = []
         self.times: list[float] = []
         self.merges: list[str] = []
+        self.slow_runs: list[tuple[float, ...]] = []
 
     def add(
-        self, layer: int, row: Row, suffix: str, dtype: str, node: Node, merges: str = ""
+        self,
+        layer: int,
+        row: Row,
+        suffix: str,
+        dtype: str,
+        node: Node,
+        merges: str = "",
+        slow_runs: tuple[float, ...] = NONE_SLOW,
     ) -> None:
         """One kernel of a layer."""
         family, dims, follows = row
@@ -174,6 +186,7 @@ class _Table:
         self.follows.append(follows)
         self.times.append(node.times)
         self.merges.append(merges)
+        self.slow_runs.append(slow_runs)
 
     def add_reorder(self, reorder: Reorder, node: Node) -> None:
         """A tensor that changes its layout."""
@@ -191,6 +204,7 @@ class _Table:
             np.array(self.follows, dtype=np.int64).reshape(-1, len(Dim)),
             np.array(self.times, dtype=np.float64),
             tuple(self.merges),
+            np.array(self.slow_runs, dtype=np.float64).reshape(-1, len(CAUSES)),
         )
 
 

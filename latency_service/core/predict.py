@@ -16,6 +16,7 @@ from latency_service.core.efficiency import Efficiency, FamilyModel, moved_bytes
 from latency_service.core.geometry import Dim, Follows
 from latency_service.core.kernels import FINER
 from latency_service.core.live import live_counts
+from latency_service.core.masks import CAUSES
 from latency_service.core.units import BYTES_PER_ELEMENT
 
 Places = npt.NDArray[np.int64]
@@ -118,7 +119,8 @@ class Predictor:
                 for dtype, merges in zip(kernels.dtypes, kernels.merges, strict=True)
             ]
         )
-
+        slow = np.array([efficiency.slow_runs.get(cause, 0.0) for cause in CAUSES])
+        self.per_element += kernels.slow_runs @ slow
         self._itemsizes = np.array([BYTES_PER_ELEMENT[dtype] for dtype in kernels.dtypes])
         self.cached_s_per_byte = np.zeros(len(kernels.layers))
         for group in self.assigned:

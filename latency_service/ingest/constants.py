@@ -61,7 +61,7 @@ class Constant(NamedTuple):
     dtype: str
     stored: str
     initializer: bool
-    source: onnx.TensorProto | Callable[[], Array | None] | None
+    source: onnx.TensorProto | Callable[[int, bool], Array | None] | None
 
     @property
     def size(self) -> int:
@@ -71,12 +71,20 @@ class Constant(NamedTuple):
     @property
     def value(self) -> Array | None:
         """Its elements, where there are few of them and they are known."""
+        return self.elements(MOST_VALUES)
+
+    def elements(self, most: int, roughly: bool = False) -> Array | None:
+        """Its elements, where there are no more than so many and they are known.
+
+        Args:
+            roughly: with zeros for what a sum adds to them of unknown numbers, which are weights.
+        """
         source = self.source
-        if source is None or self.size > MOST_VALUES:
+        if source is None or self.size > most:
             return None
         if isinstance(source, onnx.TensorProto):
             return _elements(source, self.id, self.dtype)
-        return source()
+        return source(most, roughly)
 
     @property
     def is_setting(self) -> bool:
@@ -187,19 +195,23 @@ def fold(
 
 def _later(
     op: Op, node: Node, operands: list[Constant | None], index: int, dtype: str
-) -> Callable[[], Array | None]:
+) -> Callable[[int, bool], Array | None]:
     """The elements of one output, computed when they are first asked for."""
 
     @cache
-    def elements() -> Array | None:
+    def elements(most: int, roughly: bool) -> Array | None:
         kind = _NUMPY.get(dtype)
         if op.value is None or kind is None:
             return None
-        for tensor, constant in zip(node.inputs, operands, strict=True):
-            if tensor is not None and constant is not None:
-                tensor.value = constant.value
-                if tensor.value is None:
-                    return None
+        pairs = [(t, c) for t, c in zip(node.inputs, operands, strict=True) if t and c]
+        for tensor, constant in pairs:
+            tensor.value = constant.elements(most, roughly)
+        if roughly and op.name == "Add" and any(t.value is not None for t, _ in pairs):
+            for tensor, constant in pairs:
+                if tensor.value is None and constant.size <= most:
+                    tensor.value = np.zeros(constant.shape, kind)
+        if any(tensor.value is None for tensor, _ in pairs):
+            return None
         try:
             with np.errstate(all="ignore"):
                 values = op.value(node)

@@ -34,6 +34,7 @@ from latency_service.ingest.constants import (
     from_tensor,
 )
 from latency_service.ingest.declared import Model, TensorType
+from latency_service.ingest.masks import MASKING, mask_attributes
 from latency_service.ingest.operands import Operands, parameter, sort_operands
 from latency_service.ingest.order import HOLDS_GRAPHS, Wired, needed_nodes
 from latency_service.ingest.text import check_text
@@ -148,6 +149,8 @@ class GraphReader:
             self.write_constant(constant_name)
         if operands.settings:
             attributes.update(operands.settings)
+        if op_name in MASKING:
+            attributes.update(mask_attributes(op_name, held))
         if (
             op is not None
             and op.value is not None

@@ -4,7 +4,8 @@ The structure of ResNet-50 is 60 KB, its weights are 102 MB. Parsing all of it t
 much memory again, parsing the structure 1 ms; so the payloads are cut out before protobuf sees the
 file. A protobuf message is a row of fields `key length payload`: the walk jumps from field to
 field, goes into those messages that are large enough to hold a weight, and leaves the payload out.
-What remains is the same ModelProto, byte for byte, except that large tensors hold no elements.
+What remains is the same ModelProto, byte for byte, except that large tensors hold no elements; but
+for masks of attention, whose elements matter (latency_service/core/masks.py).
 
 Field numbers: onnx/onnx.proto. Wire format: https://protobuf.dev/programming-guides/encoding/.
 """
@@ -15,6 +16,7 @@ from typing import NoReturn
 
 from latency_service.core.costing import TakesLong
 from latency_service.core.errors import ModelFileError
+from latency_service.core.masks import LEAST_NORMAL
 
 # A tensor is kept whole up to this size: 4096 elements of 8 bytes.
 PAYLOAD_LIMIT_BYTES = 32 * 1024
@@ -56,6 +58,11 @@ _WAYS: dict[str, dict[int, tuple[str, str]]] = {
 }
 # float_data, int32_data, string_data, int64_data, raw_data, double_data, uint64_data
 _PAYLOADS = frozenset({4, 5, 6, 7, 9, 10, 11})
+# float_data and raw_data hold masks, whose last two `dims` are equal, larger than a window's, and
+# whose `data_type` is one of these, up to a size. So many of their numbers are looked at.
+_MASK_PAYLOADS, _MASK_LIMIT_BYTES, _SAMPLES = frozenset({4, 9}), 16 << 20, 61
+_DIMS, _DATA_TYPE, _WINDOW = 1, 2, b"\x07"
+_FLOAT, _BOOL = 1, 9
 
 
 def strip_weights(
@@ -98,6 +105,7 @@ class _Walk:
             raise ModelFileError(f"{_where(path)}: graphs are nested more than 100 deep")
         data, view, limit = self.data, self.view, self.limit
         ways, tensor = _WAYS[kind], kind == "TensorProto"
+        element, dims = 0, list[bytes]()
         counts: dict[int, int] = {}
         pieces: list[memoryview | bytes] | None = None
         kept = position = start
@@ -138,6 +146,14 @@ class _Walk:
             replacement: list[memoryview | bytes] = []
             if tensor:
                 if number not in _PAYLOADS:
+                    if number == _DIMS and wire == _VARINT:
+                        dims.append(data[body:position])
+                    elif number == _DATA_TYPE:
+                        element = data[body]
+                    continue
+                square = len(dims) > 1 and dims[-1] == dims[-2] > _WINDOW
+                may_mask = square and number in _MASK_PAYLOADS
+                if may_mask and _looks_masking(view[body:position], element):
                     continue
             elif number in ways and wire == _BYTES:
                 name, child = ways[number]
@@ -183,6 +199,20 @@ class _Walk:
             if shift > 63:
                 raise _malformed(path, start, "a number has more than ten bytes")
         raise _malformed(path, start, "it ends within a number")
+
+
+def _looks_masking(payload: memoryview, element: int) -> bool:
+    """Whether a tensor of this element type looks like a mask of attention, or what makes one.
+
+    Logical, or of zeros and ones, or with numbers that hide a score: no weight is as far below 0.
+    """
+    if element == _BOOL:
+        return len(payload) <= _MASK_LIMIT_BYTES
+    if element != _FLOAT or len(payload) % 4 or not 0 < len(payload) <= _MASK_LIMIT_BYTES:
+        return False
+    numbers = payload.cast("f")
+    seen = numbers[:: len(numbers) // _SAMPLES + 1].tolist()
+    return min(seen) <= LEAST_NORMAL or not set(seen) - {0.0, 1.0}
 
 
 def _key(value: int) -> bytes:

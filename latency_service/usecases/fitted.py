@@ -81,6 +81,7 @@ def revision_profile(
         channel_step=CHANNEL_STEP if layout is None else layout.block,
         shared_spread=math.hypot(SHARED_SPREAD, pace_spread(measurement.samples)),
         merged=merged_costs(samples),
+        slow_runs=measurement.slow_runs,
         layout=layout,
         source=f"{len(measurement.samples)} samples; {how}",
         launches_ahead=measurement.launches_ahead,

@@ -40,6 +40,7 @@ def measurement(**changes: Any) -> Measurement:
         resolution_s=1e-6,
         layout=Layout(16, 4, ("Conv",), ("Relu",)),
         fusion=FusionRules(fold=("BatchNormalization",), sequences=("Conv Relu",)),
+        slow_runs={"masked": 71e-9},
         environment={"processor": "Abacus 5", "governor": None, "load": [0.5, 0.25]},
     )
     return replace(whole, **changes)

@@ -29,7 +29,8 @@ EFFICIENCY = Efficiency(
     families={"float32 MatMul": MODEL, "float32 Relu": replace(MODEL, flops_per_s=None,
               features=(), lengths=(), points=(), weights=())},
     dispatch_s=3e-7, levels=((32768.0, 9e10), (1e8, 1e10)), channel_step=16, shared_spread=0.02,
-    merged={"float32 Conv Relu": 1e-11}, layout=Layout(16, 4, ("Conv",), ("Relu", "Add")),
+    merged={"float32 Conv Relu": 1e-11}, slow_runs={"masked": 7e-8, "product": 4e-8},
+    layout=Layout(16, 4, ("Conv",), ("Relu", "Add")),
     source="17 samples",
 )  # fmt: skip
 PROFILE = Profile(
@@ -102,6 +103,8 @@ def test_what_a_runtime_merges_survives_json_whatever_it_is_called() -> None:
         (("levels", 0, 1), 0.0, r"efficiency\.levels\[0\]\[1\]"),
         (("channel_step",), 0, r"efficiency\.channel_step"),
         (("merged", "float32 Conv Relu"), -1e-11, r"efficiency\.merged"),
+        (("slow_runs", "masked"), -7e-8, r"efficiency\.slow_runs\['masked'\]"),
+        (("slow_runs", "moon"), 7e-8, r"slow_runs must be by masked, subnormal, product"),
         (("layout", "block"), 0, r"efficiency\.layout\.block"),
         (("layout", "keeps"), "Relu", r"efficiency\.layout\.keeps"),
         (("shared_spread",), None, r"efficiency\.shared_spread"),
@@ -124,7 +127,7 @@ def test_every_field_of_the_model_is_needed_or_has_a_default() -> None:
     for key in document:
         left = copy.deepcopy(document)
         del left[key]
-        if key in ("merged", "layout", "source"):
+        if key in ("merged", "slow_runs", "layout", "source"):
             efficiency_from_json(left, "here")
         else:
             with pytest.raises(ProfileError, match=key):

@@ -154,6 +154,13 @@ def tile(node: Node) -> Values:
     return [np.tile(known(node, 0), node.integer_list("repeats") or [1])]
 
 
+def trilu(node: Node) -> Values:
+    """One side of the diagonal."""
+    offsets = node.integer_list("k") or [0]
+    side = np.triu if node.integer("upper", 1) else np.tril
+    return [side(known(node, 0), offsets[0])]
+
+
 def reduction(function: Callable[..., Any]) -> Callable[[Node], Values]:
     """ReduceProd and its kin."""
 

@@ -142,6 +142,7 @@ def rows() -> Iterator[Op]:
             layouts.opaque,
             operands=("input", "k"),
             constants=frozenset({"k", "sequence_lens"}),
+            value=values.trilu if name == "Trilu" else None,
         )
     yield Op("GridSample", family, shapes.grid_sample, layouts.keep_leading, operands=("X", "grid"))
     yield Op(
