@@ -21,11 +21,14 @@ import numpy as np
 
 from latency_service.core.features import FloatArray, features_of
 from latency_service.core.geometry import Dim
+from latency_service.core.recurrent import parts_s
 
 # A convolution that moves more finds nothing of it in a nearer cache.
 NEAR_KERNEL_BYTES = 1e6
 # What a kernel reads and writes.
 MOVED = (Dim.IN_ELEMENTS, Dim.OUT_ELEMENTS, Dim.CONSTANT_ELEMENTS, Dim.EXTRA_ELEMENTS)
+# What grows with the rows of an image.
+_WITH_ROWS = (Dim.ROWS, Dim.INNER, Dim.IN_ELEMENTS, Dim.OUT_ELEMENTS)
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +50,8 @@ class FamilyModel:
             the last cache, where the others' come from memory.
         block, alignment: of the runtime's layout (`Layout`) where the family's kernels run on
             blocks of channels; 0 where they do not.
+        parts: seconds of one of each part of a recurrent layer, in place of the roofline
+            (core/recurrent.py); empty for all others.
     """
 
     fixed_s: float
@@ -64,9 +69,12 @@ class FamilyModel:
     cached_s_per_byte: float = 0.0
     block: int = 0
     alignment: int = 0
+    parts: Mapping[str, float] = field(default_factory=dict)
 
     def base_s(self, dims: FloatArray, itemsize: float) -> FloatArray:
-        """(...) seconds of the family's own roofline at (..., D) dimensions."""
+        """(...) seconds of the family's own roofline, or of its parts, at (..., D) dimensions."""
+        if self.parts:
+            return self.fixed_s + parts_s(dims, self.parts)
         return self.roofline_s(moved_bytes(dims, itemsize), self.done(dims))
 
     def done(self, dims: FloatArray) -> FloatArray:
@@ -112,22 +120,55 @@ class FamilyModel:
             return moved / self.bytes_per_s
         return done / self.flops_per_s
 
-    def seconds(self, dims: FloatArray, itemsize: float) -> FloatArray:
-        """(...) predicted seconds at (..., D) dimensions."""
+    def seconds(
+        self, dims: FloatArray, itemsize: float, part: FloatArray | float | None = None
+    ) -> FloatArray:
+        """(...) predicted seconds at (..., D) dimensions.
+
+        Args:
+            part: (...) as `measured_part` gives it at full width; None: these are at full width.
+        """
         correction = np.full(dims.shape[:-1], self.mean)
         if self.features and self.weights:
-            x = self.features_at(dims)
+            x = self.features_at(dims, self.measured_part(dims) if part is None else part)
             correction = correction + kernel(x, np.array(self.points)) @ np.array(self.weights)
         result: FloatArray = self.base_s(dims, itemsize) * np.exp(correction)
         return result
 
-    def features_at(self, dims: FloatArray) -> FloatArray:
+    def measured_part(self, dims: FloatArray) -> FloatArray:
+        """(...) share of kernels at (..., D) dimensions that is no larger than any sample.
+
+        A large image is computed like one of its parts, row by row, on processors that take one
+        tile after the other.
+        """
+        whole: FloatArray = np.ones(dims.shape[:-1])
+        if not self.weights or self.units > 1:
+            return whole
+        most = np.array(self.points).max(axis=0) * np.array(self.lengths)
+        known = dict(zip(self.features, most.tolist(), strict=True))
+        limits = [(dim, known.get(f"log_{dim.name.lower()}")) for dim in _WITH_ROWS]
+        parts = [
+            np.exp(limit) / np.maximum(dims[..., dim], 1.0)
+            for dim, limit in limits
+            if limit is not None
+        ]
+        least: FloatArray = np.minimum.reduce([whole, *parts])
+        return least
+
+    def features_at(self, dims: FloatArray, part: FloatArray | float = 1.0) -> FloatArray:
         """(..., F) scaled features at (..., D) dimensions, no further out than the support points.
 
         Beyond what was measured a kernel uses the device as well as at the nearest that was. The
         mean, which the correction would fade to, is that of all samples; what networks hold beyond
         them is larger, and large kernels use a device best.
+
+        Args:
+            part: (...) share of its rows that is looked at.
         """
+        shares = np.broadcast_to(np.asarray(part)[..., None], (*dims.shape[:-1], len(_WITH_ROWS)))
+        if (shares < 1.0).any():
+            dims = dims.copy()
+            dims[..., _WITH_ROWS] *= shares
         known = features_of(self.flops_per_s is not None, self.units)
         columns = [known[name](dims) for name in self.features]
         scaled: FloatArray = np.stack(columns, axis=-1) / np.array(self.lengths)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import fields
 from typing import Any
 
@@ -11,10 +11,11 @@ from latency_service.core.efficiency import Efficiency, FamilyModel, Layout
 from latency_service.core.errors import ProfileError
 from latency_service.core.features import features_of
 from latency_service.core.masks import CAUSES
+from latency_service.core.recurrent import PARTS
 
 _LATER = (
     "alignment", "alone_s", "block", "cached_s_per_byte", "call_s", "launches_ahead", "near_bytes",
-    "near_s", "slow_runs",
+    "near_s", "parts", "slow_runs",
 )  # fmt: skip
 
 
@@ -53,7 +54,6 @@ def efficiency_from_json(document: Any, where: str) -> Efficiency:
     read.only(table, "efficiency", Efficiency)
     families = read.table(table.get("families"), "efficiency.families")
     merged = read.table(table.get("merged", {}), "efficiency.merged")
-    slow_runs = read.table(table.get("slow_runs", {}), "efficiency.slow_runs")
     layout = table.get("layout")
     levels = table.get("levels")
     if not isinstance(levels, list | tuple) or not levels:
@@ -77,10 +77,7 @@ def efficiency_from_json(document: Any, where: str) -> Efficiency:
             str(name): read.number(value, f"efficiency.merged[{name!r}]", 0.0)
             for name, value in merged.items()
         },
-        slow_runs={
-            read.cause(name): read.number(value, f"efficiency.slow_runs[{name!r}]", 0.0)
-            for name, value in slow_runs.items()
-        },
+        slow_runs=read.amounts(table.get("slow_runs", {}), "efficiency.slow_runs", CAUSES),
         layout=None if layout is None else _layout(read, layout),
         source=read.text(table.get("source", ""), "efficiency.source"),
         **{
@@ -133,6 +130,7 @@ def _family(read: _Reader, document: Any, at: str) -> FamilyModel:
         ),
         block=int(read.number(row.get("block", 0), f"{at}.block", 0.0)),
         alignment=int(read.number(row.get("alignment", 0), f"{at}.alignment", 0.0)),
+        parts=read.amounts(row.get("parts", {}), f"{at}.parts", PARTS),
     )
     wide = {len(model.features), len(model.lengths), *(len(point) for point in model.points)}
     if len(wide) > 1 or len(model.points) != len(model.weights):
@@ -192,10 +190,13 @@ class _Reader:
             raise self.error(at, "true or false", value)
         return value
 
-    def cause(self, name: str) -> str:
-        if name not in CAUSES:
-            raise self.error("efficiency.slow_runs", f"by {', '.join(CAUSES)}", name)
-        return name
+    def amounts(self, value: Any, at: str, names: Collection[str]) -> dict[str, float]:
+        """Numbers by name, each of them one of `names`."""
+        found = self.table(value, at)
+        for name in found:
+            if name not in names:
+                raise self.error(at, f"by {', '.join(names)}", name)
+        return {name: self.number(found[name], f"{at}[{name!r}]", 0.0) for name in found}
 
     def text(self, value: Any, at: str) -> str:
         if not isinstance(value, str):

@@ -19,6 +19,7 @@ from latency_service.core.features import FloatArray, features_of
 from latency_service.core.gaussian_process import cross_validate, learn, learn_delayed, rounded
 from latency_service.core.geometry import Dim, geometry, reorder_geometry
 from latency_service.core.ops import OPS
+from latency_service.core.recurrent import RECURRENT, fit_parts
 from latency_service.core.sample import REORDERS, Sample, Workload, workload_graph
 from latency_service.core.units import BYTES_PER_ELEMENT
 
@@ -42,6 +43,7 @@ class Settings:
         learn_from: most samples that the length scales are learned from.
         resolution_s: of the clock that took the samples.
         layout: of the runtime; None where it keeps one.
+        in_parts: whether the family is that of a recurrent operator, on a CPU.
     """
 
     units: int = 1
@@ -49,6 +51,7 @@ class Settings:
     learn_from: int = 480
     resolution_s: float = 0.5e-6
     layout: Layout | None = None
+    in_parts: bool = False
 
 
 def gpu_settings(units: int) -> Settings:
@@ -69,6 +72,8 @@ def settings_of(family: str, settings: Settings) -> Settings:
     op = family.partition("/")[0]
     if op != "Conv":
         settings = replace(settings, layout=None)
+    if op in RECURRENT and settings.units == 1:
+        settings = replace(settings, in_parts=True)
     if settings.units == 1 or op.startswith("Conv"):
         return settings
     if op in _PRODUCTS:
@@ -100,6 +105,9 @@ def fit_family(
         layout = settings.layout
         blank = replace(blank, block=layout.block, alignment=layout.alignment)
     plain = _with_base(blank, dims, seconds, itemsize, contraction, settings)
+    if settings.in_parts:
+        fixed_s, parts = fit_parts(dims, seconds)
+        plain = replace(plain, fixed_s=fixed_s, parts=parts)
     target = np.log(seconds / plain.base_s(dims, itemsize))
     known = features_of(contraction, settings.units)
     columns = {name: feature(dims) for name, feature in known.items() if name not in unseen}

@@ -63,9 +63,16 @@ Row = tuple[str, Geometry, tuple[Follows, ...]]
 RECURRENT = frozenset({"LSTM", "GRU", "RNN", "DynamicQuantizeLSTM"})
 # Their first input says nothing of what they write: indices of a learned table, codes, conditions.
 _AS_WRITTEN = frozenset({"DequantizeLinear", "Gather", "OneHot", "Where"})
+# They read floating numbers, and multiply them with learned integers, a quarter as large.
+_INTEGER_WEIGHTS, _INTEGER_SIZE = frozenset({"DynamicQuantizeLSTM", "DynamicQuantizeMatMul"}), 0.25
 # They touch as much of their input as they write.
 _PICKS = frozenset({"Gather", "GatherElements", "GatherND", "Slice"})
 _CONVOLUTIONS = frozenset({"Conv", "FusedConv", "QLinearConv", "ConvInteger"})
+
+
+def constant_size(op: str) -> float:
+    """Size of an operator's learned elements, in those of its activations."""
+    return _INTEGER_SIZE if op in _INTEGER_WEIGHTS else 1.0
 
 
 def kernel_dtype(node: Node) -> str:
@@ -113,9 +120,8 @@ def _row(node: Node, **dims: float) -> Geometry:
         sum(t.size for t in node.inputs if t is not None and t.value is None)
     )
     values[Dim.OUT_ELEMENTS] = float(sum(t.size for t in node.outputs if t.name))
-    values[Dim.CONSTANT_ELEMENTS] = float(
-        sum(math.prod(p.shape) for p in node.parameters if p.role in ("weight", "recurrence"))
-    )
+    learned = sum(math.prod(p.shape) for p in node.parameters if p.role in ("weight", "recurrence"))
+    values[Dim.CONSTANT_ELEMENTS] = learned * constant_size(node.layer.op)
     values[Dim.EXTRA_ELEMENTS] = values[Dim.WORK] = 0.0
     for name, value in dims.items():
         values[Dim[name.upper()]] = float(value)

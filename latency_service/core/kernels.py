@@ -19,6 +19,7 @@ from latency_service.core.geometry import (
     Dim,
     Follows,
     Row,
+    constant_size,
     geometry,
     kernel_dtype,
     reorder_geometry,
@@ -135,6 +136,7 @@ def _merged(node: Node, chain: Chain, nodes: Sequence[Node]) -> Row:
         turned = any(nodes[index].layer.op == "Transpose" for index in chain.members)
         family = "MatMul/transposed" if turned else family
     values[Dim.OUT_ELEMENTS] = float(chain.end.size)
+    values[Dim.CONSTANT_ELEMENTS] *= constant_size(runs_as) / constant_size(node.layer.op)
     for index in chain.members:
         if index == chain.host:
             continue

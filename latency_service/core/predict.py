@@ -123,9 +123,12 @@ class Predictor:
         self.per_element += kernels.slow_runs @ slow
         self._itemsizes = np.array([BYTES_PER_ELEMENT[dtype] for dtype in kernels.dtypes])
         self.cached_s_per_byte = np.zeros(len(kernels.layers))
+        self.measured_part = np.ones(len(kernels.layers))
         for group in self.assigned:
             if group.model is not None:
-                self.cached_s_per_byte[list(group.kernels)] = group.model.cached_s_per_byte
+                rows = list(group.kernels)
+                self.cached_s_per_byte[rows] = group.model.cached_s_per_byte
+                self.measured_part[rows] = group.model.measured_part(kernels.dims[rows])
 
         self.in_rows = np.array([f.startswith(_IN_ROWS) for f in kernels.families], dtype=bool)
         self.near_s = np.where(self.in_rows, 0.0, efficiency.near_s)
@@ -307,7 +310,7 @@ class Predictor:
         """Seconds by the group's model; one that stands in for another moves all bytes at least."""
         assert group.model is not None
         itemsize = self._itemsize(group)
-        seconds = group.model.seconds(dims, itemsize)
+        seconds = group.model.seconds(dims, itemsize, self.measured_part[list(group.kernels)])
         if not group.exact:
             seconds = np.maximum(seconds, self.least_s(moved_bytes(dims, itemsize)))
         return seconds

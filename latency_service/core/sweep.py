@@ -215,7 +215,7 @@ class _Kernel:
             value = predictor.unmeasured_s(self.group, moved, done)
         else:
             logarithm = self.model.mean if correction is None else correction + self.model.mean
-            value = self.model.roofline_s(moved, done) * np.exp(logarithm)
+            value = self._base_s(moved, done) * np.exp(logarithm)
         if not self.group.exact:
             value = np.maximum(value, predictor.least_s(moved))
         per_element = predictor.per_element[self.position]
@@ -227,6 +227,13 @@ class _Kernel:
             return predictor.among_others(value, sooner, self.busy_s(reads, writes))
         return value
 
+    def _base_s(self, moved: FloatArray, done: FloatArray) -> FloatArray:
+        assert self.model is not None
+        if self.model.parts:
+            # recurrent layers have no channels to prune
+            return np.full(moved.shape, float(self.model.base_s(self.dims, self.itemsize)))
+        return self.model.roofline_s(moved, done)
+
     def features(self, shares: FloatArray, of_inputs: bool) -> FloatArray:
         """(V, F) scaled features at (V,) shares of its inputs' channels alive, or its outputs'."""
         assert self.model is not None
@@ -234,7 +241,7 @@ class _Kernel:
         reads, writes = (shares, one) if of_inputs else (one, shares)
         columns = [self._sum((dim,), reads, writes) for dim in Dim]
         dims = np.round(np.stack(np.broadcast_arrays(*columns), axis=-1), 6)
-        return self.model.features_at(dims)
+        return self.model.features_at(dims, float(self.predictor.measured_part[self.position]))
 
     def busy_s(self, reads: FloatArray, writes: FloatArray) -> FloatArray:
         """(...) seconds that no cache saves at (...) shares; 0 without a family."""

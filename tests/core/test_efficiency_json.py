@@ -24,6 +24,7 @@ MODEL = FamilyModel(
     fixed_s=1e-6, flops_per_s=5e10, bytes_per_s=7e9, units=1, features=FEATURES,
     lengths=(1.5, 2.0), points=((0.1, 0.2), (0.3, 0.4), (0.5, 0.6)), weights=(0.1, -0.2, 0.3),
     mean=0.01, spread=0.03, median_error=0.02, samples=17, block=16, alignment=4,
+    parts={"steps": 7e-7, "reads": 29e-12},
 )  # fmt: skip
 EFFICIENCY = Efficiency(
     families={"float32 MatMul": MODEL, "float32 Relu": replace(MODEL, flops_per_s=None,
@@ -97,6 +98,8 @@ def test_what_a_runtime_merges_survives_json_whatever_it_is_called() -> None:
         (("families", "float32 MatMul", "features", 0), "colour", r"\.features.*colour"),
         (("families", "float32 MatMul", "speed"), 1.0, r"unknown field .*speed"),
         (("families", "float32 MatMul", "block"), -16, r"MatMul'\]\.block"),
+        (("families", "float32 MatMul", "parts", "steps"), -1.0, r"\.parts\['steps'\]"),
+        (("families", "float32 MatMul", "parts", "limbs"), 1.0, r"\.parts must be by .*limbs"),
         (("families", "float32 MatMul", "alignment"), 0, r"needs an alignment"),
         (("levels",), [], r"efficiency\.levels"),
         (("levels", 0), [1.0], r"efficiency\.levels"),

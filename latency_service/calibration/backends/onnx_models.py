@@ -299,8 +299,13 @@ def mixed_network(blocks: int) -> tuple[bytes, dict[str, Any]]:
 
 def weight_bytes(work: Workload) -> float:
     """Bytes of its learned operands."""
-    itemsize = np.dtype(NUMPY[work.dtype]).itemsize
-    return float(sum(itemsize * np.prod(work.inputs[position]) for position in work.learned))
+    names = OPS[work.op].operands
+    total = 0.0
+    for position in work.learned:
+        operand = names[min(position, len(names) - 1)]
+        dtype = NUMPY[_OPERAND_TYPES.get((work.op, operand), work.dtype)]
+        total += np.dtype(dtype).itemsize * math.prod(work.inputs[position])
+    return total
 
 
 def is_cold(work: Workload) -> bool:

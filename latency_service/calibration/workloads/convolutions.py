@@ -7,7 +7,7 @@ import math
 from latency_service.calibration.workloads.shapes import (
     LARGE,
     LARGE_FLOPS,
-    MOST_FLOPS,
+    LARGE_IMAGE,
     Rng,
     batch_size,
     channels,
@@ -33,7 +33,8 @@ def _convolution(
         if first:
             channels_in, height = int(rng.choice([1, 3, 3, 3, 4])), size(rng, 56, 160) * 2
             filters, group = channels(rng, 8, 96), 1
-            width = height
+            # spectrograms and lines of text are no squares
+            width = height if rng.random() < 0.7 else size(rng, 32, 160) * 2
         elif kind == "depthwise":
             channels_in = filters = group = channels(rng, 8, 1536)
         elif kind == "grouped":
@@ -62,7 +63,7 @@ def _convolution(
             outputs=((n, filters, high_out, wide_out),),
         )
         flops = 2.0 * n * high_out * wide_out * filters * channels_in / group * math.prod(kernel)
-        if fits(work, flops, LARGE_FLOPS if large else MOST_FLOPS):
+        if fits(work, flops, *((LARGE_FLOPS, LARGE_IMAGE) if large else ())):
             return work
 
 
@@ -114,7 +115,7 @@ def _window(rng: Rng) -> tuple[int, int]:
 def first(rng: Rng) -> Workload:
     """From the colours of an image."""
     kernel = int(rng.choice([3, 3, 3, 5, 7, 7]))
-    return _convolution(rng, (kernel, kernel), int(rng.choice([1, 2, 2, 2])), first=True)
+    return _convolution(rng, (kernel, kernel), int(rng.choice([1, 1, 2, 2, 2])), first=True)
 
 
 def patches(rng: Rng) -> Workload:
@@ -174,7 +175,7 @@ def one_dimension(rng: Rng) -> Workload:
         filters = inside if depthwise else filters
         pad = (kernel - 1) // 2
         stride = 2 if rng.random() < 0.2 and length > 64 else 1
-        n = batch_size(rng)
+        n = batch_size(rng) if rng.random() < 0.8 else int(rng.choice([16, 64]))
         length = length if n < 8 else int(rng.integers(1, 33))
         out = (length + 2 * pad - kernel) // stride + 1
         work = Workload(
@@ -204,7 +205,7 @@ def _first_along_time(rng: Rng) -> Workload:
         kernel, stride = int(rng.choice([3, 5])), int(rng.choice([1, 2]))
     filters = _filters(rng, 16, 512)
     pad = kernel // 2 if rng.random() < 0.5 else 0
-    n = batch_size(rng)
+    n = batch_size(rng) if rng.random() < 0.8 else int(rng.choice([16, 64]))
     length = length if n < 8 else kernel + stride * int(rng.integers(1, 9))
     out = (length + 2 * pad - kernel) // stride + 1
     return Workload(

@@ -113,7 +113,7 @@ def recurrent(op: str, gates: int) -> Make:
     """A recurrent layer, often in both directions."""
 
     def make(rng: Rng) -> Workload:
-        steps, images = int(rng.choice([8, 16, 32, 64, 100])), int(rng.choice([1, 1, 1, 4]))
+        steps, images = int(rng.choice([1, 8, 16, 32, 64, 100, 200])), int(rng.choice([1, 1, 1, 4]))
         width, hidden = channels(rng, 32, 512), channels(rng, 32, 256)
         both = int(rng.choice([1, 2]))
         attributes: dict[str, Any] = {

@@ -198,7 +198,7 @@ QUANTISED: tuple[Family, ...] = (
     _family("QLinearSigmoid", scaled("QLinearSigmoid"), 2),
     _family("QLinearLeakyRelu", scaled("QLinearLeakyRelu", alpha=0.01), 1),
     _family("QLinearSoftmax", scaled_softmax, 1.5),
-    _family("LSTM that quantises", dynamic_recurrent, 2, "float32"),
+    _family("LSTM that quantises", dynamic_recurrent, 5, "float32"),
     _family("QLinearGlobalAveragePool", global_pool, 1.5),
     _family("QLinearAveragePool", average_pool, 1),
     _family("QuantizeLinear", between("QuantizeLinear"), 3, "float32"),

@@ -17,6 +17,8 @@ Make = Callable[[Rng], Workload]
 MOST_FLOPS, MOST_ELEMENTS = 0.6e9, 4.0e6
 # Of the few that say how large images and vocabularies run.
 LARGE_FLOPS, LARGE_ELEMENTS = 3e9, 12.0e6
+# Elements of the largest images, as detectors and segmentations read them.
+LARGE_IMAGE = 8.0e6
 
 # Share of shapes that are small enough to tell what a kernel costs whatever its size.
 _TINY = 1 / 12
@@ -79,7 +81,7 @@ def image_shape(rng: Rng, most: int = _USUAL_ELEMENTS) -> tuple[int, int, int, i
         return 1, channels(rng, 4, 256), edge, edge
     if how > 1 - LARGE and most == _USUAL_ELEMENTS:
         edge = size(rng, 80)
-        most = int(0.9 * MOST_ELEMENTS)
+        most = int(0.9 * LARGE_IMAGE)
         return 1, min(channels(rng, 64, 512), most // edge**2), edge, edge
     while True:
         edge = size(rng)

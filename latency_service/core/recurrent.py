@@ -1,0 +1,107 @@
+"""What recurrent layers take, part by part.
+
+All their inputs are multiplied at once, as any product; then step after step the state is
+multiplied with the recurrence, which is read anew from a cache each time, and the gates are
+computed. A roofline of the sum says little: of two layers with the same work, one over wide inputs
+and one with a wide state, the latter takes several times as long.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Mapping
+
+import numpy as np
+
+from latency_service.core.features import FloatArray
+from latency_service.core.geometry import Dim
+
+RECURRENT = ("LSTM", "GRU", "RNN", "DynamicQuantizeLSTM")
+
+
+def _steps(dims: FloatArray) -> FloatArray:
+    steps: FloatArray = dims[..., Dim.STEPS] * dims[..., Dim.BATCH]
+    return steps
+
+
+def _of_inputs(dims: FloatArray) -> FloatArray:
+    wide = dims[..., Dim.DEPTH] - dims[..., Dim.INNER]
+    work: FloatArray = _steps(dims) * dims[..., Dim.ROWS] * wide * dims[..., Dim.COLS]
+    return work
+
+
+def _of_states(dims: FloatArray) -> FloatArray:
+    work: FloatArray = _reads(dims) * dims[..., Dim.ROWS]
+    return work
+
+
+def _reads(dims: FloatArray) -> FloatArray:
+    reads: FloatArray = _steps(dims) * dims[..., Dim.INNER] * dims[..., Dim.COLS]
+    return reads
+
+
+def _weights(dims: FloatArray) -> FloatArray:
+    weights: FloatArray = dims[..., Dim.BATCH] * dims[..., Dim.DEPTH] * dims[..., Dim.COLS]
+    return weights
+
+
+def _gates(dims: FloatArray) -> FloatArray:
+    gates: FloatArray = _steps(dims) * dims[..., Dim.ROWS] * dims[..., Dim.COLS]
+    return gates
+
+
+# Amounts at (..., D) dimensions: steps of all directions, multiplications of inputs and of states,
+# elements of the recurrence that are read for the steps, all weights once, and gates.
+PARTS: Mapping[str, Callable[[FloatArray], FloatArray]] = {
+    "steps": _steps, "inputs": _of_inputs, "states": _of_states, "reads": _reads,
+    "weights": _weights, "gates": _gates,
+}  # fmt: skip
+# Ratios further from 1 than this, in logarithms, pull no harder.
+_ROBUST, _ROUNDS = 0.3, 12
+
+
+def parts_s(dims: FloatArray, parts: Mapping[str, float]) -> FloatArray:
+    """(...) seconds of all parts at (..., D) dimensions.
+
+    Args:
+        parts: seconds of one, by name.
+    """
+    total = np.zeros(dims.shape[:-1])
+    for name, seconds in parts.items():
+        total = total + seconds * PARTS[name](dims)
+    return total
+
+
+def fit_parts(dims: FloatArray, seconds: FloatArray) -> tuple[float, dict[str, float]]:
+    """Fixed seconds, and those of each part, that fit (N,) measurements at (N, D) dimensions.
+
+    None is negative, errors are relative, and outliers pull little.
+    """
+    amounts = np.stack([np.ones(len(dims)), *(part(dims) for part in PARTS.values())], axis=1)
+    scaled = amounts / seconds[:, None]
+    sizes = scaled.max(axis=0)
+    scaled = scaled / np.where(sizes > 0, sizes, 1.0)
+    weights = np.ones(len(dims))
+    for _ in range(_ROUNDS):
+        found = _nonnegative(scaled * weights[:, None], weights)
+        ratios = np.maximum(scaled @ found, 1e-3)
+        far = np.abs(np.log(ratios)) / _ROBUST
+        weights = 1.0 / np.sqrt(ratios) / np.maximum(1.0, far)
+    found = found / np.where(sizes > 0, sizes, 1.0)
+    named = zip(PARTS, found[1:].tolist(), strict=True)
+    return float(found[0]), {name: float(f"{s:.4g}") for name, s in named if s > 0}
+
+
+def _nonnegative(matrix: FloatArray, target: FloatArray) -> FloatArray:
+    """(P,) least squares without negative numbers: the best of all sets of columns."""
+    columns = [k for k in range(matrix.shape[1]) if matrix[:, k].any()]
+    best, least = np.zeros(matrix.shape[1]), float("inf")
+    for count in range(1, len(columns) + 1):
+        for chosen in itertools.combinations(columns, count):
+            part = matrix[:, chosen]
+            values = np.linalg.lstsq(part, target, rcond=None)[0]
+            error = float(np.sum((part @ values - target) ** 2))
+            if (values >= 0).all() and error < least:
+                best, least = np.zeros(matrix.shape[1]), error
+                best[list(chosen)] = values
+    return best
