@@ -111,7 +111,8 @@ def _runs_blocked(
         )
     known = all(id(tensor) in writers for tensor in inputs)
     if op in layout.converts:
-        return known or inputs[0].shape[1] % layout.block == 0
+        # the last block of a convolution's filters may be filled up; such an image goes back
+        return inputs[0].shape[1] % layout.block == 0
     if op in ("Resize", "Upsample"):
         return known and _resizes_blocks(node, layout)
     if op not in layout.keeps or not known or node.op.traffic is Traffic.FREE:

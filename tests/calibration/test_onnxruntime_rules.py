@@ -123,6 +123,25 @@ def test_constants_behind_a_convolution_fold_or_end_the_blocks(
     assert {name: kinds.count(name) for name in names} == {name: left.count(name) for name in names}
 
 
+@pytest.mark.parametrize("op", ["MaxPool", "AveragePool", "GlobalAveragePool"])
+@pytest.mark.parametrize("filters", [CHANNELS, CHANNELS - 4, CHANNELS + 8, 3])
+def test_pools_stay_in_blocks_only_where_these_are_full(
+    op: str, filters: int, rules: tuple[FusionRules, Layout | None], tmp_path: Path
+) -> None:
+    window = {} if op.startswith("Global") else {"kernel_shape": [2, 2], "strides": [2, 2]}
+    nodes = [
+        helper.make_node("Conv", ["x", "w0"], ["a"]),
+        helper.make_node(op, ["a"], ["b"], **window),
+        helper.make_node("Conv", ["b", "w1"], ["y"]),
+    ]
+    weights = [noise((filters, CHANNELS, 1, 1)), noise((CHANNELS, filters, 1, 1))]
+    model = written(nodes, (1, CHANNELS, EDGE, EDGE), weights, [])
+    left, families = both(model, rules, tmp_path)
+    kinds = [family.split("/")[0] for family in families]
+    names = (op, "ReorderInput", "ReorderOutput", "Conv")
+    assert {name: kinds.count(name) for name in names} == {name: left.count(name) for name in names}
+
+
 def test_rules_that_need_sizes_are_among_the_others(
     rules: tuple[FusionRules, Layout | None],
 ) -> None:
