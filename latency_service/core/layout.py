@@ -18,6 +18,8 @@ from latency_service.core.units import FLOATING
 TO_BLOCKS, FROM_BLOCKS = "ReorderInput", "ReorderOutput"
 
 
+# They leave one position of each channel.
+_GLOBAL = frozenset({"GlobalAveragePool", "GlobalMaxPool"})
 # Operators of two operands, both of which must be blocked.
 _PAIRS = frozenset({"Add", "Mul", "Sum"})
 
@@ -84,8 +86,9 @@ def arrange(
         if runs:
             for tensor in inputs:
                 known = id(tensor) in writers or id(tensor) in blocked_copies
-                few = node.op.contraction and tensor.shape[1] < layout.block
-                if not known and not few and host is None:
+                if _reads_plain(node, tensor, layout):
+                    need_plain(tensor)
+                elif not known and host is None:
                     blocked_copies.add(id(tensor))
                     reorders.append(Reorder(index, TO_BLOCKS, tensor))
             payer = index if host is None else host
@@ -96,6 +99,12 @@ def arrange(
     for tensor in outputs:
         need_plain(tensor)
     return Arrangement(blocked, reorders)
+
+
+def _reads_plain(node: Node, tensor: Tensor, layout: Layout) -> bool:
+    """Whether a convolution into blocks reads an image of few channels as it is."""
+    few = tensor.shape[1] < layout.block
+    return few and node.op.contraction and node.integer("group", 1) == 1
 
 
 def _runs_blocked(
@@ -113,6 +122,8 @@ def _runs_blocked(
     if op in layout.converts:
         # the last block of a convolution's filters may be filled up; such an image goes back
         return inputs[0].shape[1] % layout.block == 0
+    if op in _GLOBAL:
+        return known and op in layout.keeps and inputs[0].shape[1] % layout.block == 0
     if op in ("Resize", "Upsample"):
         return known and _resizes_blocks(node, layout)
     if op not in layout.keeps or not known or node.op.traffic is Traffic.FREE:

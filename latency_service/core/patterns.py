@@ -84,12 +84,20 @@ def _gelu_of(members: Sequence[int], end: Node) -> Match:
 
 
 def _swish(wiring: Wiring) -> Iterator[Match]:
-    """Sigmoid(x) times x."""
+    """Sigmoid(x) times x, or Sigmoid(a number times x) times x."""
     nodes = wiring.nodes
     for index, node in wiring.each("Sigmoid"):
         product = wiring.only_reader(node.outputs[0], "Mul")
-        if product is not None and node.inputs[0] in activations(nodes[product]):
-            yield Match((index, product), index, "QuickGelu", nodes[product].outputs[0])
+        if product is None:
+            continue
+        factors, end = activations(nodes[product]), nodes[product].outputs[0]
+        scale = wiring.source(node.inputs[0], "Mul")
+        if node.inputs[0] in factors:
+            yield Match((index, product), index, "QuickGelu", end)
+            continue
+        scaled = [] if scale is None else activations(nodes[scale])
+        if scale is not None and _is_scalar_step(nodes[scale]) and scaled[0] in factors:
+            yield Match((scale, index, product), scale, "QuickGelu", end)
 
 
 def _scaled_product(wiring: Wiring) -> Iterator[Match]:

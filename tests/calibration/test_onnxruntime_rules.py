@@ -128,7 +128,9 @@ def test_constants_behind_a_convolution_fold_or_end_the_blocks(
 def test_pools_stay_in_blocks_only_where_these_are_full(
     op: str, filters: int, rules: tuple[FusionRules, Layout | None], tmp_path: Path
 ) -> None:
-    window = {} if op.startswith("Global") else {"kernel_shape": [2, 2], "strides": [2, 2]}
+    window: dict[str, Any] = (
+        {} if op.startswith("Global") else {"kernel_shape": [2, 2], "strides": [2, 2]}
+    )
     nodes = [
         helper.make_node("Conv", ["x", "w0"], ["a"]),
         helper.make_node(op, ["a"], ["b"], **window),
@@ -140,6 +142,66 @@ def test_pools_stay_in_blocks_only_where_these_are_full(
     kinds = [family.split("/")[0] for family in families]
     names = (op, "ReorderInput", "ReorderOutput", "Conv")
     assert {name: kinds.count(name) for name in names} == {name: left.count(name) for name in names}
+
+
+@pytest.mark.parametrize("op", ["MaxPool", "AveragePool", "GlobalAveragePool"])
+def test_plain_images_are_converted_for_some_pools(
+    op: str, rules: tuple[FusionRules, Layout | None], tmp_path: Path
+) -> None:
+    window: dict[str, Any] = (
+        {} if op.startswith("Global") else {"kernel_shape": [2, 2], "strides": [2, 2]}
+    )
+    nodes = [
+        helper.make_node("Neg", ["x"], ["a"]),
+        helper.make_node(op, ["a"], ["b"], **window),
+        helper.make_node("Conv", ["b", "w0"], ["y"]),
+    ]
+    weights = [noise((4, CHANNELS, 1, 1))]
+    left, families = both(written(nodes, (1, CHANNELS, EDGE, EDGE), weights, []), rules, tmp_path)
+    kinds = [family.removesuffix("/blocked") for family in families]
+    assert kinds.count(op) == left.count(op) == 1
+    assert f"{op}/blocked" in families or left.index(op) < left.index("ReorderInput")
+    names = ("ReorderInput", "ReorderOutput")
+    assert {name: kinds.count(name) for name in names} == {name: left.count(name) for name in names}
+
+
+@pytest.mark.parametrize(
+    ("factor", "other"), [(None, False), (None, True), (1.0, False), (1.702, False), (1.702, True)]
+)
+def test_a_swish_may_scale_what_its_sigmoid_reads(
+    factor: float | None, other: bool, rules: tuple[FusionRules, Layout | None], tmp_path: Path
+) -> None:
+    scaled = [] if factor is None else [helper.make_node("Mul", ["b", "w0"], ["s"])]
+    nodes = [
+        helper.make_node("Abs", ["x"], ["a"]),
+        helper.make_node("Neg", ["a"], ["b"]),
+        *scaled,
+        helper.make_node("Sigmoid", ["s" if scaled else "b"], ["c"]),
+        helper.make_node("Mul", ["a" if other else "b", "c"], ["d"]),
+        helper.make_node("Neg", ["d"], ["y"]),
+    ]
+    weights = [] if factor is None else [np.array([factor], np.float32)]
+    left, families = both(written(nodes, (1, TOKENS, CHANNELS), weights, []), rules, tmp_path)
+    kinds = [family.split("/")[0] for family in families]
+    names = ("QuickGelu", "Mul", "Sigmoid")
+    assert {name: kinds.count(name) for name in names} == {name: left.count(name) for name in names}
+
+
+@pytest.mark.parametrize("filters", [8, 4])
+def test_convolutions_of_few_channels_read_them_plain(
+    filters: int, rules: tuple[FusionRules, Layout | None], tmp_path: Path
+) -> None:
+    nodes = [
+        helper.make_node("Conv", ["x", "w0"], ["a"]),
+        helper.make_node("Relu", ["a"], ["b"]),
+        helper.make_node("Conv", ["b", "w1"], ["y"]),
+    ]
+    weights = [noise((filters, CHANNELS, 1, 1)), noise((CHANNELS, filters, 1, 1))]
+    left, families = both(written(nodes, (1, CHANNELS, EDGE, EDGE), weights, []), rules, tmp_path)
+    names = ("ReorderInput", "ReorderOutput")
+    assert {name: families.count(name) for name in names} == {
+        name: left.count(name) for name in names
+    }
 
 
 def test_rules_that_need_sizes_are_among_the_others(

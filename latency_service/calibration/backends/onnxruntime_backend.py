@@ -58,7 +58,8 @@ _MOST_RUNS, _MOST_COLD_RUNS = 8, 4
 # cancel out.
 _AROUND = frozenset({"Cast", "Transpose", onnx_models.BLOCKER})
 # These take blocks of channels only from a neighbour; workloads of whole blocks get one.
-_FOLLOWERS, _WHOLE_BLOCKS = frozenset({"Concat", "Resize"}), 32
+_FOLLOWERS = frozenset({"Concat", "Resize", "GlobalAveragePool", "GlobalMaxPool"})
+_WHOLE_BLOCKS = 32
 # Size of the network that tells what the profile costs, how often it runs, and how often anew.
 _MIXED_BLOCKS, _ADDED_RUNS, _ADDED_ROUNDS = 12, 60, 5
 _LEVEL_RUNS = 15

@@ -190,12 +190,14 @@ class _Asker:
 
     def _pool_converts(self, channels: int) -> bool:
         net = _Net((1, channels, 8, 8))
-        left = self.ops(net, net.add("MaxPool", "x", **_POOLS["MaxPool"]))
+        left = self.ops(net, net.add("MaxPool", net.add("Neg", "x"), **_POOLS["MaxPool"]))
         return any("Reorder" in op for op in left)
 
     def _converts(self, op: str) -> bool:
         net = _Net((1, _CHANNELS, 8, 8))
-        return any("Reorder" in left for left in self.ops(net, net.add(op, "x", **_POOLS[op])))
+        # between other layers: what is fed to a network is converted for more operators
+        left = self.ops(net, net.add(op, net.add("Neg", "x"), **_POOLS[op]))
+        return any("Reorder" in name for name in left)
 
     def _keeps(self, op: str) -> bool:
         """Whether only the ends are reordered with the operator between two convolutions."""
