@@ -68,6 +68,8 @@ _INTEGER_WEIGHTS, _INTEGER_SIZE = frozenset({"DynamicQuantizeLSTM", "DynamicQuan
 # They touch as much of their input as they write.
 _PICKS = frozenset({"Gather", "GatherElements", "GatherND", "Slice"})
 _CONVOLUTIONS = frozenset({"Conv", "FusedConv", "QLinearConv", "ConvInteger"})
+# Channels of what a network is fed, at most: those of an image, or the samples of a sound.
+_COLOURS = 4
 
 
 def constant_size(op: str) -> float:
@@ -140,7 +142,7 @@ def _convolution(node: Node) -> Row:
     along = windows(node, kernel, strides, dilations)
     op = "Conv" if node.layer.op == "FusedConv" else node.layer.op
     if group == 1:
-        kind = "pointwise" if taps == 1 else "dense"
+        kind = "pointwise" if taps == 1 else "first" if channels <= _COLOURS else "dense"
     else:
         kind = "depthwise" if channels == 1 else "grouped"
     dims = _row(

@@ -211,7 +211,10 @@ class _Table:
 
 
 # Families that were parts of others in earlier calibrations: those describe them too.
-FINER = {"MatMul/transposed": "MatMul/activations", "QLinearMatMul/activations": "QLinearMatMul"}
+FINER = {
+    "MatMul/transposed": "MatMul/activations", "QLinearMatMul/activations": "QLinearMatMul",
+    **{f"{op}/first": f"{op}/dense" for op in ("Conv", "QLinearConv", "ConvInteger")},
+}  # fmt: skip
 # Where a family was not measured, one whose kernels do nearly the same.
 _ALIKE = {
     "Sub": "Add", "Max": "Add", "Min": "Add", "Sum": "Add", "Mean": "Add", "Div": "Mul",

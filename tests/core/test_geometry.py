@@ -102,6 +102,25 @@ def output_shape(image: tuple[int, ...], kernel: tuple[int, ...], **attributes: 
     return 1, 5, *sizes
 
 
+@pytest.mark.parametrize(
+    ("inputs", "filters", "kernel", "group", "expected"),
+    [
+        (3, 61, 7, 1, "first"), (1, 61, 3, 1, "first"), (4, 61, 3, 1, "first"),
+        (5, 61, 3, 1, "dense"), (61, 3, 3, 1, "dense"), (3, 61, 1, 1, "pointwise"),
+        (3, 3, 3, 3, "depthwise"), (6, 6, 3, 3, "grouped"),
+    ],
+)  # fmt: skip
+def test_convolutions(inputs: int, filters: int, kernel: int, group: int, expected: str) -> None:
+    work = Workload(
+        "Conv",
+        ((1, inputs, 13, 11), (filters, inputs // group, kernel, kernel)),
+        {"group": group, "pads": [kernel // 2] * 4},
+        learned=(1,),
+        outputs=((1, filters, 13, 11),),
+    )
+    assert family(work)[0] == f"Conv/{expected}"
+
+
 def test_taps_on_padding() -> None:
     # of 3 taps at each of 7 rows one falls outside at either end
     around = {"pads": [1, 1, 1, 1]}
