@@ -71,6 +71,9 @@ class Constant(NamedTuple):
     @property
     def value(self) -> Array | None:
         """Its elements, where there are few of them and they are known."""
+        # asked of every operand of a file: nothing is looked up that need not be
+        if self.source is None or self.size > MOST_VALUES:
+            return None
         return self.elements(MOST_VALUES)
 
     def elements(self, most: int, roughly: bool = False) -> Array | None:

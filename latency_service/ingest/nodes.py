@@ -149,7 +149,7 @@ class GraphReader:
             self.write_constant(constant_name)
         if operands.settings:
             attributes.update(operands.settings)
-        if op_name in MASKING:
+        if op_name in MASKING and any(held):
             attributes.update(mask_attributes(op_name, held))
         if (
             op is not None
