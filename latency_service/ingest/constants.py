@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import cache
 from typing import Any, NamedTuple
 
@@ -45,6 +46,28 @@ _VIEWS = frozenset(
 )  # fmt: skip
 
 
+# Operators in a row that a mask is followed through.
+_DEEPEST = 32
+
+
+@dataclass(slots=True, eq=False)
+class Effort:
+    """What may be spent on masks of one file: they are worth milliseconds.
+
+    Attributes:
+        elements: that may still be computed or looked at.
+        deep: operators in a row that are being followed.
+    """
+
+    elements: int = 1 << 24
+    deep: int = 0
+
+    def spend(self, elements: int) -> bool:
+        """Whether so many more are still worth it."""
+        self.elements -= elements
+        return self.elements >= 0 and self.deep < _DEEPEST
+
+
 class Constant(NamedTuple):
     """A tensor that does not depend on what is fed to the network.
 
@@ -61,7 +84,7 @@ class Constant(NamedTuple):
     dtype: str
     stored: str
     initializer: bool
-    source: onnx.TensorProto | Callable[[int, bool], Array | None] | None
+    source: onnx.TensorProto | Callable[[int, Effort | None], Array | None] | None
 
     @property
     def size(self) -> int:
@@ -76,18 +99,19 @@ class Constant(NamedTuple):
             return None
         return self.elements(MOST_VALUES)
 
-    def elements(self, most: int, roughly: bool = False) -> Array | None:
+    def elements(self, most: int, effort: Effort | None = None) -> Array | None:
         """Its elements, where there are no more than so many and they are known.
 
         Args:
-            roughly: with zeros for what a sum adds to them of unknown numbers, which are weights.
+            effort: that is worth it; then with zeros for what a sum adds to them of unknown
+                numbers, which are weights.
         """
         source = self.source
         if source is None or self.size > most:
             return None
         if isinstance(source, onnx.TensorProto):
             return _elements(source, self.id, self.dtype)
-        return source(most, roughly)
+        return source(most, effort)
 
     @property
     def is_setting(self) -> bool:
@@ -198,21 +222,27 @@ def fold(
 
 def _later(
     op: Op, node: Node, operands: list[Constant | None], index: int, dtype: str
-) -> Callable[[int, bool], Array | None]:
+) -> Callable[[int, Effort | None], Array | None]:
     """The elements of one output, computed when they are first asked for."""
 
     @cache
-    def elements(most: int, roughly: bool) -> Array | None:
+    def elements(most: int, effort: Effort | None) -> Array | None:
         kind = _NUMPY.get(dtype)
         if op.value is None or kind is None:
             return None
         pairs = [(t, c) for t, c in zip(node.inputs, operands, strict=True) if t and c]
+        if effort is not None:
+            if not effort.spend(node.outputs[index].size):
+                return None
+            effort.deep += 1
         for tensor, constant in pairs:
-            tensor.value = constant.elements(most, roughly)
-        if roughly and op.name == "Add" and any(t.value is not None for t, _ in pairs):
-            for tensor, constant in pairs:
-                if tensor.value is None and constant.size <= most:
-                    tensor.value = np.zeros(constant.shape, kind)
+            tensor.value = constant.elements(most, effort)
+        if effort is not None:
+            effort.deep -= 1
+            if op.name == "Add" and any(tensor.value is not None for tensor, _ in pairs):
+                for tensor, constant in pairs:
+                    if tensor.value is None and constant.size <= most:
+                        tensor.value = np.zeros(constant.shape, kind)
         if any(tensor.value is None for tensor, _ in pairs):
             return None
         try:

@@ -7,12 +7,12 @@ it could add little, and on a malformed file its C++ code ends the whole process
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import onnx
 
 from latency_service.core.graph import Shape
-from latency_service.ingest.constants import dtype_name
+from latency_service.ingest.constants import Effort, dtype_name
 
 TensorType = tuple[Shape, str]
 
@@ -24,10 +24,12 @@ class Model:
     Attributes:
         opset: version of ONNX's own operators.
         symbols: named dimensions of the network's inputs.
+        effort: that its masks are still worth.
     """
 
     opset: int
     symbols: frozenset[str]
+    effort: Effort = field(default_factory=Effort)
 
     def tensor_type(self, info: onnx.ValueInfoProto) -> TensorType | None:
         """Shape and dtype of a tensor, if every dimension is a number or a bindable name."""

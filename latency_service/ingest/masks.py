@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TypeGuard
 
 import numpy as np
 
 from latency_service.core.masks import masked_shares
-from latency_service.ingest.constants import Constant
+from latency_service.ingest.constants import Constant, Effort
 
 # Operators that apply one.
 MASKING = frozenset({"Add", "Where"})
@@ -18,19 +17,22 @@ _LEAST_AXES = 2
 _MOST = 1 << 22
 
 
-def mask_attributes(op: str, held: Sequence[Constant | None]) -> dict[str, float]:
+def mask_attributes(op: str, held: Sequence[Constant | None], effort: Effort) -> dict[str, float]:
     """What an Add or Where hides of its scores (latency_service/core/masks.py).
 
     Args:
         op: one of MASKING.
         held: the constants among its inputs.
+        effort: that the file's masks are still worth.
     """
+    worth = [c for c in held if c is not None and _is_mask(c) and effort.spend(c.size)]
     if op == "Add":
-        masks = [c.elements(_MOST, True) for c in held if _is_mask(c, "float32")]
+        masks = [c.elements(_MOST, effort) for c in worth if c.dtype == "float32"]
         return next((masked_shares(added) for added in masks if added is not None), {})
-    if len(held) != 3 or not _is_mask(held[0], "bool"):
+    first = held[0]
+    if first is None or first not in worth or first.dtype != "bool" or len(held) != 3:
         return {}
-    chosen, *branches = held[0].elements(_MOST, True), *held[1:]
+    chosen, branches = first.elements(_MOST, effort), held[1:]
     if chosen is None:
         return {}
     added = np.zeros(chosen.shape, dtype=np.float32)
@@ -41,11 +43,6 @@ def mask_attributes(op: str, held: Sequence[Constant | None]) -> dict[str, float
     return masked_shares(added)
 
 
-def _is_mask(constant: Constant | None, dtype: str) -> TypeGuard[Constant]:
-    return (
-        constant is not None
-        and constant.dtype == dtype
-        and len(constant.shape) >= _LEAST_AXES
-        and constant.shape[-1] > 1
-        and constant.size <= _MOST
-    )
+def _is_mask(constant: Constant) -> bool:
+    axes = len(constant.shape)
+    return axes >= _LEAST_AXES and constant.shape[-1] > 1 and constant.size <= _MOST

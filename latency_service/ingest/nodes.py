@@ -150,7 +150,7 @@ class GraphReader:
         if operands.settings:
             attributes.update(operands.settings)
         if op_name in MASKING and any(held):
-            attributes.update(mask_attributes(op_name, held))
+            attributes.update(mask_attributes(op_name, held, self.model.effort))
         if (
             op is not None
             and op.value is not None

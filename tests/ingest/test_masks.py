@@ -25,11 +25,9 @@ def constant(name: str, value: np.ndarray) -> onnx.TensorProto:
     return numpy_helper.from_array(value, name)
 
 
-def read(*nodes: onnx.NodeProto, weights: list[onnx.TensorProto], opset: int = 18) -> LayerGraph:
-    scores = [tensor("scores", [1, HEADS, SIDE, SIDE])]
-    return read_network(
-        model(list(nodes), inputs=scores, weights=weights, opset=opset).SerializeToString()
-    )
+def read(*nodes: onnx.NodeProto, weights: list[onnx.TensorProto], side: int = SIDE) -> LayerGraph:
+    scores = [tensor("scores", [1, HEADS, side, side])]
+    return read_network(model(list(nodes), inputs=scores, weights=weights).SerializeToString())
 
 
 def told(graph: LayerGraph, op: str = "Add") -> dict[str, float]:
@@ -112,6 +110,17 @@ def test_a_file_keeps_its_masks_and_loses_its_weights(kept, typed):
     )
     file = model([node("Add", "x m")], weights=[held]).SerializeToString()
     assert (len(strip_weights(file)) > 4 * SIDE * SIDE) is kept
+
+
+def test_a_file_of_nothing_but_masks_is_read_in_no_time():
+    ones = np.ones((1024, 1024), np.float32)
+    nodes = [node("Add", "ones ones", "c0")]
+    # a chain deeper than any stack, and each link of it a mask
+    for k in range(3000):
+        nodes.append(node("Add", f"c{k} ones", f"c{k + 1}"))
+        nodes.append(node("Add", f"{'scores' if not k else f's{k}'} c{k + 1}", f"s{k + 1}"))
+    graph = read(*nodes, node("Neg", "s3000"), weights=[constant("ones", ones)], side=1024)
+    assert sum(layer.op == "Add" for layer in graph.layers) == 3000
 
 
 def test_a_tensor_without_a_shape_is_cut_out_like_any_other():
