@@ -20,6 +20,7 @@ from latency_service.core.errors import (
     UnknownOpError,
 )
 from latency_service.core.graph import Layer, LayerGraph, Output, Shape, made
+from latency_service.core.masks import MASKING, stated_shares
 from latency_service.core.node import (
     MOST_VALUES,
     Dims,
@@ -220,6 +221,8 @@ class Binder:
             if layer.parameters is None and op.implied is not None:
                 node.parameters = op.implied(node)
             found = op.shape(node)
+            if layer.attributes and layer.op in MASKING:
+                stated_shares(node)
         except Symbolic as signal:
             return self._undetermined(node, layer, str(signal))
         for output, (dims, dtype) in zip(layer.outputs, found, strict=False):

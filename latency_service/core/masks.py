@@ -28,6 +28,8 @@ from latency_service.core.node import Node, Tensor
 RUN = 16
 # exp(x) is no normal number of float32 below the first, and zero below the second.
 LEAST_NORMAL, _LEAST = -87.4, -104.0
+# Operators that apply a mask, and what they say of it.
+MASKING = frozenset({"Add", "Where"})
 ATTRIBUTES = ("masked_runs", "subnormal_runs", "subnormal_share")
 # What slows a run of numbers down, as an efficiency model calls it: the exponentials of masked
 # scores; those of them that leave subnormal numbers; products with a subnormal number.
@@ -36,7 +38,6 @@ NONE_SLOW = (0.0, 0.0, 0.0)
 
 # Between a mask and the softmax, and between the softmax and the product.
 _VIEWS = frozenset({"Reshape", "Unsqueeze", "Squeeze", "Identity", "Dropout", "Flatten"})
-_APPLY = frozenset({"Add", "Where"})
 _FURTHEST = 8
 
 Array = npt.NDArray[Any]
@@ -63,6 +64,21 @@ def _runs(found: npt.NDArray[np.bool_]) -> float:
     rest = -found.shape[-1] % RUN
     padded = np.pad(found, [(0, 0)] * (found.ndim - 1) + [(0, rest)])
     return float(padded.reshape(*found.shape[:-1], -1, RUN).any(axis=-1).mean())
+
+
+def stated_shares(node: Node) -> tuple[float, ...]:
+    """What an Add or a Where says that it hides, in the order of `ATTRIBUTES`.
+
+    Raises:
+        GraphError: naming an attribute that is no share.
+    """
+    found = []
+    for name in ATTRIBUTES:
+        share = node.layer.attributes.get(name, 0.0)
+        if not isinstance(share, int | float) or not 0.0 <= share <= 1.0:
+            node.fail(f"attributes.{name}", f"must lie between 0 and 1; it is {share!r}")
+        found.append(float(share))
+    return tuple(found)
 
 
 class Masks:
@@ -95,12 +111,9 @@ class Masks:
         if scores is None or scores.dtype != "float32" or axis not in (-1, len(scores.shape) - 1):
             return NONE_SLOW
         found = [0.0, 0.0, 0.0]
-        for node in self._behind(scores, _APPLY):
-            for place, name in enumerate(ATTRIBUTES):
-                share = node.layer.attributes.get(name, 0.0)
-                if not isinstance(share, int | float) or not 0.0 <= share <= 1.0:
-                    node.fail(f"attributes.{name}", f"must lie between 0 and 1; it is {share!r}")
-                found[place] = max(found[place], float(share))
+        for node in self._behind(scores, MASKING):
+            told = stated_shares(node) if node.layer.op in MASKING else ()
+            found = [max(share, other) for share, other in zip(found, told or found, strict=True)]
         length = scores.shape[-1]
         runs = -(-length // RUN) / max(length, 1)
         return (found[0] * runs, min(found[1], found[0]) * runs, found[2])

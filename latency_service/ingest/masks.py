@@ -9,8 +9,6 @@ import numpy as np
 from latency_service.core.masks import masked_shares
 from latency_service.ingest.constants import Constant, Effort
 
-# Operators that apply one.
-MASKING = frozenset({"Add", "Where"})
 # A mask is for pairs of positions.
 _LEAST_AXES = 2
 # Larger ones take more than a few milliseconds to look through.

@@ -16,6 +16,7 @@ from latency_service.core.graph import (
     layer_graph,
     made,
 )
+from latency_service.core.masks import MASKING
 from latency_service.core.ops import OPS
 from latency_service.core.ops.op import Op
 from latency_service.ingest.attributes import (
@@ -34,7 +35,7 @@ from latency_service.ingest.constants import (
     from_tensor,
 )
 from latency_service.ingest.declared import Model, TensorType
-from latency_service.ingest.masks import MASKING, mask_attributes
+from latency_service.ingest.masks import mask_attributes
 from latency_service.ingest.operands import Operands, parameter, sort_operands
 from latency_service.ingest.order import HOLDS_GRAPHS, Wired, needed_nodes
 from latency_service.ingest.text import check_text

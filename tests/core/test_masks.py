@@ -122,6 +122,8 @@ def test_a_softmax_over_other_axes_has_no_runs():
 
 
 @pytest.mark.parametrize("share", [-1.0, 1.5, "half", None])
-def test_what_is_no_share_is_refused(share):
+def test_what_is_no_share_is_refused_on_any_device(share):
+    with pytest.raises(GraphError, match=r"'mask', field 'attributes.masked_runs'.*0 and 1"):
+        cost_model(attention({"masked_runs": share}))
     with pytest.raises(GraphError, match=r"'mask', field 'attributes.masked_runs'.*0 and 1"):
         seconds(attention({"masked_runs": share}), SLOW)
