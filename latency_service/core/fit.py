@@ -17,9 +17,9 @@ from latency_service.core.binding import Binding
 from latency_service.core.efficiency import FamilyModel, Layout, moved_bytes
 from latency_service.core.features import FloatArray, features_of
 from latency_service.core.gaussian_process import cross_validate, learn, learn_delayed, rounded
-from latency_service.core.geometry import Dim, geometry, reorder_geometry
+from latency_service.core.geometry import RECURRENT, Dim, geometry, reorder_geometry
 from latency_service.core.ops import OPS
-from latency_service.core.recurrent import RECURRENT, fit_parts
+from latency_service.core.recurrent import fit_parts
 from latency_service.core.sample import REORDERS, Sample, Workload, workload_graph
 from latency_service.core.units import BYTES_PER_ELEMENT
 

@@ -107,16 +107,15 @@ class Masks:
     def _scores(self, softmax: Node) -> tuple[float, float, float]:
         """(masked runs, subnormal runs per output element, subnormal share) of a softmax."""
         scores = softmax.inputs[0]
-        axis = softmax.layer.attributes.get("axis", -1)
-        if scores is None or scores.dtype != "float32" or axis not in (-1, len(scores.shape) - 1):
+        last = -1 if scores is None else len(scores.shape) - 1
+        if scores is None or scores.dtype != "float32" or softmax.axis(default=-1) != last:
             return NONE_SLOW
-        found = [0.0, 0.0, 0.0]
-        for node in self._behind(scores, MASKING):
-            told = stated_shares(node) if node.layer.op in MASKING else ()
-            found = [max(share, other) for share, other in zip(found, told or found, strict=True)]
+        behind = [node for node in self._behind(scores, MASKING) if node.layer.op in MASKING]
+        stated = [stated_shares(node) for node in behind]
+        masked, subnormal, share = (max(shares) for shares in zip(NONE_SLOW, *stated, strict=True))
         length = scores.shape[-1]
         runs = -(-length // RUN) / max(length, 1)
-        return (found[0] * runs, min(found[1], found[0]) * runs, found[2])
+        return (masked * runs, min(subnormal, masked) * runs, share)
 
     def _subnormal(self, product: Node) -> float:
         """Slow runs per output element of a product with what a softmax left."""

@@ -16,8 +16,6 @@ import numpy as np
 from latency_service.core.features import FloatArray
 from latency_service.core.geometry import Dim
 
-RECURRENT = ("LSTM", "GRU", "RNN", "DynamicQuantizeLSTM")
-
 
 def _steps(dims: FloatArray) -> FloatArray:
     steps: FloatArray = dims[..., Dim.STEPS] * dims[..., Dim.BATCH]

@@ -2,27 +2,34 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from types import SimpleNamespace
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import pytest
 
-from latency_service.calibration.backends import open_backend
+from latency_service.calibration.backends import RunsNetworks, open_backend
 from latency_service.calibration.masks import slow_runs
+from latency_service.calibration.timing import Clock, Reading
 from latency_service.core.masks import CAUSES
+
+
+class Undisturbed(Clock):
+    """Finds all readings undisturbed."""
+
+    def undisturbed(self, readings: Sequence[Reading]) -> Sequence[Reading]:
+        return readings
 
 
 class FakeSession:
     def __init__(self, seconds: float) -> None:
         self.seconds = seconds
-        self.readings: list[SimpleNamespace] = []
+        self.readings: list[Reading] = []
 
     def run(self) -> float:
         # every fourth run is disturbed
         late = 1e-3 if len(self.readings) % 4 == 3 else 0.0
-        self.readings.append(SimpleNamespace(wall_s=self.seconds + late))
+        self.readings.append(Reading(self.seconds + late))
         return self.seconds
 
 
@@ -33,7 +40,7 @@ class FakeBackend:
 
     def __init__(self, masked_s: float, subnormal_s: float, product_s: float) -> None:
         self.slow = masked_s, subnormal_s, product_s
-        self.clock = SimpleNamespace(undisturbed=lambda readings: readings)
+        self.clock: Clock = Undisturbed()
 
     def network(self, model: bytes, feeds: Mapping[str, Any]) -> FakeSession:
         masked_s, subnormal_s, product_s = self.slow
@@ -49,16 +56,18 @@ class FakeBackend:
 
 
 def test_each_cause_is_told_from_its_own_pair():
-    found = slow_runs(FakeBackend(71e-9, 139e-9, 37e-9))  # type: ignore[arg-type]
+    found = slow_runs(FakeBackend(71e-9, 139e-9, 37e-9))
     assert found == pytest.approx({"masked": 71e-9, "subnormal": 139e-9, "product": 37e-9})
 
 
 def test_a_processor_that_is_never_slow_has_none():
-    assert slow_runs(FakeBackend(1e-12, 0.0, 0.0)) == {}  # type: ignore[arg-type]
+    assert slow_runs(FakeBackend(1e-12, 0.0, 0.0)) == {}
 
 
 def test_the_runtime_of_this_machine_is_measured():
-    found = slow_runs(open_backend("onnxruntime"))  # type: ignore[arg-type]
+    backend = open_backend("onnxruntime")
+    assert isinstance(backend, RunsNetworks)
+    found = slow_runs(backend)
     assert set(found) <= set(CAUSES)
     # a hundred cycles or so, on those that are
     assert all(1e-9 < seconds < 1e-6 for seconds in found.values())
