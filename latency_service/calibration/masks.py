@@ -21,7 +21,8 @@ from latency_service.core.masks import CAUSES, RUN
 _SHAPE, _CHANNELS = (24, 64, 64), 64
 _ROUNDS = 30
 # What takes less than this share of its time longer does not: processors differ here by far more.
-_NOTICED = 0.1
+# Nor does a run that takes fewer seconds longer than this: microcode takes tens of cycles at least.
+_NOTICED, _LEAST_S = 0.1, 1e-9
 
 Array = npt.NDArray[np.float32]
 
@@ -58,8 +59,9 @@ def slow_runs(backend: RunsNetworks) -> dict[str, float]:
     found: dict[str, float] = {}
     for cause, (usual, slow), (*_, runs) in zip(CAUSES, sessions, pairs, strict=True):
         usual_s, slow_s = _seconds(backend, usual), _seconds(backend, slow)
-        if slow_s > (1.0 + _NOTICED) * usual_s:
-            found[cause] = float(f"{(slow_s - usual_s) / runs:.3g}")
+        longer_s = (slow_s - usual_s) / runs
+        if slow_s > (1.0 + _NOTICED) * usual_s and longer_s > _LEAST_S:
+            found[cause] = float(f"{longer_s:.3g}")
     return found
 
 

@@ -64,6 +64,11 @@ def test_a_processor_that_is_never_slow_has_none():
     assert slow_runs(FakeBackend(1e-12, 0.0, 0.0)) == {}
 
 
+def test_what_is_no_microcode_is_noise():
+    # a tenth longer, and more, but by less than a cycle or two a run
+    assert slow_runs(FakeBackend(0.0, 0.0, 0.9e-9)) == {}
+
+
 def test_the_runtime_of_this_machine_is_measured():
     backend = open_backend("onnxruntime")
     assert isinstance(backend, RunsNetworks)
