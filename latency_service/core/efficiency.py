@@ -50,6 +50,7 @@ class FamilyModel:
             the last cache, where the others' come from memory.
         block, alignment: of the runtime's layout (`Layout`) where the family's kernels run on
             blocks of channels; 0 where they do not.
+        panel: positions of an image that the family's kernels compute at once; 0 where any number.
         parts: seconds of one of each part of a recurrent layer, in place of the roofline
             (core/recurrent.py); empty for all others.
     """
@@ -69,6 +70,7 @@ class FamilyModel:
     cached_s_per_byte: float = 0.0
     block: int = 0
     alignment: int = 0
+    panel: int = 0
     parts: Mapping[str, float] = field(default_factory=dict)
 
     def base_s(self, dims: FloatArray, itemsize: float) -> FloatArray:
@@ -80,11 +82,19 @@ class FamilyModel:
     def done(self, dims: FloatArray) -> FloatArray:
         """(...) FLOPs that the kernels do at (..., D) dimensions."""
         work: FloatArray = dims[..., Dim.WORK]
+        if self.panel:
+            return work * self.paneled(dims[..., Dim.INNER])
         if not self.block:
             return work
         filters = dims[..., Dim.BATCH] * dims[..., Dim.COLS]
         inputs = dims[..., Dim.DEPTH] / dims[..., Dim.TAPS]
         return work * self.filled(filters) * self.needed(inputs, dims[..., Dim.INSIDE])
+
+    def paneled(self, positions: FloatArray) -> FloatArray:
+        """(...) positions that are computed for each of (...): whole panels, or a single one."""
+        whole = np.ceil(positions / self.panel) * self.panel if self.panel else positions
+        ratio: FloatArray = np.where(positions > 1.0, whole / positions, 1.0)
+        return ratio
 
     def filled(self, filters: FloatArray) -> FloatArray:
         """(...) filters that are computed for each of (...), among them those that fill a block."""

@@ -15,7 +15,7 @@ from latency_service.core.recurrent import PARTS
 
 _LATER = (
     "alignment", "alone_s", "block", "cached_s_per_byte", "call_s", "launches_ahead", "near_bytes",
-    "near_s", "parts", "slow_runs",
+    "near_s", "panel", "parts", "slow_runs",
 )  # fmt: skip
 
 
@@ -130,6 +130,7 @@ def _family(read: _Reader, document: Any, at: str) -> FamilyModel:
         ),
         block=int(read.number(row.get("block", 0), f"{at}.block", 0.0)),
         alignment=int(read.number(row.get("alignment", 0), f"{at}.alignment", 0.0)),
+        panel=int(read.number(row.get("panel", 0), f"{at}.panel", 0.0)),
         parts=read.amounts(row.get("parts", {}), f"{at}.parts", PARTS),
     )
     wide = {len(model.features), len(model.lengths), *(len(point) for point in model.points)}

@@ -17,7 +17,7 @@ from latency_service.core.binding import Binding
 from latency_service.core.efficiency import FamilyModel, Layout, moved_bytes
 from latency_service.core.features import FloatArray, features_of
 from latency_service.core.gaussian_process import cross_validate, learn, learn_delayed, rounded
-from latency_service.core.geometry import RECURRENT, Dim, geometry, reorder_geometry
+from latency_service.core.geometry import LINE, RECURRENT, Dim, geometry, reorder_geometry
 from latency_service.core.ops import OPS
 from latency_service.core.recurrent import fit_parts
 from latency_service.core.sample import REORDERS, Sample, Workload, workload_graph
@@ -29,6 +29,9 @@ _SMOOTH = 96
 _LEAST_PAIRS = 5
 # With fewer samples, a form of an operator is charged like the operator's usual form.
 _LEAST_SAMPLES = 4
+# Columns that onnxruntime computes at once (MlasSgemmCopyPackB in mlas/lib/sgemm.cpp packs the
+# second matrix so); those of a convolution are the positions of one image.
+_PANEL = 16
 # Significant digits of a support point's weight that a profile stores.
 _WEIGHT_DIGITS = 6
 
@@ -43,6 +46,7 @@ class Settings:
         learn_from: most samples that the length scales are learned from.
         resolution_s: of the clock that took the samples.
         layout: of the runtime; None where it keeps one.
+        panel: positions of an image that the family's kernels compute at once; 0: any number.
         in_parts: whether the family is that of a recurrent operator, on a CPU.
     """
 
@@ -51,6 +55,7 @@ class Settings:
     learn_from: int = 480
     resolution_s: float = 0.5e-6
     layout: Layout | None = None
+    panel: int = 0
     in_parts: bool = False
 
 
@@ -65,11 +70,15 @@ _PRODUCTS = frozenset({"Gemm", "MatMul"})
 def settings_of(family: str, settings: Settings) -> Settings:
     """The settings of one family: on a GPU all but convolutions need more still.
 
-    Only convolutions run on blocks of channels. The libraries for products of matrices choose among
+    Only convolutions over images run on blocks of channels; those along one axis are products of
+    matrices, but for depthwise ones. The libraries for products of matrices choose among
     dozens of kernels: with 384 points errors on samples left out are a quarter larger. The other
     families are cheap to learn from more samples.
     """
     op = family.partition("/")[0]
+    if family.endswith(LINE) and settings.layout is not None:
+        whole = "depthwise" not in family
+        settings = replace(settings, layout=None, panel=_PANEL if whole else 0)
     if op != "Conv":
         settings = replace(settings, layout=None)
     if op in RECURRENT and settings.units == 1:
@@ -104,6 +113,7 @@ def fit_family(
     if settings.layout is not None:
         layout = settings.layout
         blank = replace(blank, block=layout.block, alignment=layout.alignment)
+    blank = replace(blank, panel=settings.panel)
     plain = _with_base(blank, dims, seconds, itemsize, contraction, settings)
     if settings.in_parts:
         fixed_s, parts = fit_parts(dims, seconds)

@@ -70,6 +70,9 @@ _PICKS = frozenset({"Gather", "GatherElements", "GatherND", "Slice"})
 _CONVOLUTIONS = frozenset({"Conv", "FusedConv", "QLinearConv", "ConvInteger"})
 # Channels of what a network is fed, at most: those of an image, or the samples of a sound.
 _COLOURS = 4
+# Ends the family of a convolution along one axis. onnxruntime stores images of two in blocks of
+# channels; what has one axis it runs as a product of matrices.
+LINE = "line"
 
 
 def constant_size(op: str) -> float:
@@ -145,6 +148,8 @@ def _convolution(node: Node) -> Row:
         kind = "pointwise" if taps == 1 else "first" if channels <= _COLOURS else "dense"
     else:
         kind = "depthwise" if channels == 1 else "grouped"
+    if op == "Conv" and len(kernel) == 1:
+        kind = LINE if group == 1 else f"{kind}/{LINE}"
     dims = _row(
         node,
         batch=group,

@@ -6,7 +6,8 @@ its own, charged to the layer that causes it.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 
@@ -15,6 +16,7 @@ from latency_service.core.costs import Kernels
 from latency_service.core.efficiency import Layout
 from latency_service.core.fusion import Chain, step_name
 from latency_service.core.geometry import (
+    LINE,
     OTHER,
     Dim,
     Follows,
@@ -211,10 +213,21 @@ class _Table:
 
 
 # Families that were parts of others in earlier calibrations: those describe them too.
-FINER = {
+_FINER = {
     "MatMul/transposed": "MatMul/activations", "QLinearMatMul/activations": "QLinearMatMul",
     **{f"{op}/first": f"{op}/dense" for op in ("Conv", "QLinearConv", "ConvInteger")},
+    f"Conv/{LINE}": "Conv/dense",
+    **{f"Conv/{kind}/{LINE}": f"Conv/{kind}" for kind in ("depthwise", "grouped")},
 }  # fmt: skip
+
+
+def usual_forms(family: str) -> Iterator[str]:
+    """The families that described this one's kernels too before it had a name, finest first."""
+    while family in _FINER:
+        family = _FINER[family]
+        yield family
+
+
 # Where a family was not measured, one whose kernels do nearly the same.
 _ALIKE = {
     "Sub": "Add", "Max": "Add", "Min": "Add", "Sum": "Add", "Mean": "Add", "Div": "Mul",
@@ -235,7 +248,10 @@ _ALIKE = {
 def _fallbacks(family: str, node: Node) -> tuple[str, ...]:
     """Families to try in turn: other forms of the operator, then one that is alike."""
     op, _, kind = family.partition("/")
-    tried = [family, *([FINER[family]] if family in FINER else [])]
+    tried = [family]
+    if family == f"Conv/{LINE}" and math.prod(node.parameters[0].shape[2:]) == 1:
+        tried.append("Conv/pointwise")
+    tried += usual_forms(family)
     if kind and op != "Conv":
         # next to the other operand a broadcast one is small
         tried += [f"{op}/scalar", op] if kind == "broadcast" else [op]

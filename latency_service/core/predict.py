@@ -14,7 +14,7 @@ import numpy.typing as npt
 from latency_service.core.costs import CostModel, FloatArray, Kernels
 from latency_service.core.efficiency import Efficiency, FamilyModel, moved_bytes
 from latency_service.core.geometry import Dim, Follows
-from latency_service.core.kernels import FINER
+from latency_service.core.kernels import usual_forms
 from latency_service.core.live import live_counts
 from latency_service.core.masks import CAUSES
 from latency_service.core.units import BYTES_PER_ELEMENT
@@ -64,7 +64,7 @@ def assign(kernels: Kernels, efficiency: Efficiency) -> list[Assigned]:
     ):
         names = [f"{dtype} {name}" for name in (family, *others)]
         chosen = next((name for name in names if name in efficiency.families), "")
-        exact = chosen in (names[0], f"{dtype} {FINER.get(family, family)}")
+        exact = chosen in (names[0], *(f"{dtype} {usual}" for usual in usual_forms(family)))
         found.setdefault((chosen, exact), []).append(position)
     return [
         Assigned(name, efficiency.families.get(name), tuple(positions), exact)

@@ -253,8 +253,10 @@ class _Kernel:
         """(...) FLOPs that it does at (...) shares."""
         model = self.model
         work = self._sum((Dim.WORK,), reads, writes)
-        if model is None or not model.block:
+        if model is None:
             return work
+        if not model.block:
+            return work * float(model.paneled(self.dims[Dim.INNER]))
         groups, columns, depth = (
             self._sum((dim,), reads, writes) for dim in (Dim.BATCH, Dim.COLS, Dim.DEPTH)
         )

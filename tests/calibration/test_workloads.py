@@ -133,6 +133,20 @@ def test_now_and_then_many_small_images_are_convolved_at_once(make):
     assert max(math.prod(shape[2:]) for shape in shapes if shape[0] == 64) < 4096
 
 
+def test_what_runs_along_a_line_is_also_written_as_an_image_of_one_row():
+    rng = np.random.default_rng(0)
+    works = [one_dimension(rng) for _ in range(300)]
+    images = [work for work in works if len(work.inputs[0]) == 4]
+    assert 50 < len(images) < 150
+    for work in images:
+        (_, _, height, length), (_, _, tall, wide), _ = work.inputs
+        _, left, _, right = work.attributes["pads"]
+        assert height == tall == work.outputs[0][2] == 1
+        assert work.attributes["pads"] == [0, left, 0, right]
+        step = work.attributes["strides"][1]
+        assert work.outputs[0][-1] == (length + left + right - wide) // step + 1
+
+
 def test_merged_workloads_stand_beside_the_plain_one():
     works = list(merged_workloads(0, "float32", pairs=2))
     plain = [work for work in works if not work.merges]

@@ -1,4 +1,4 @@
-"""What convolutions on blocks of channels compute: whole blocks of filters, no padding."""
+"""What convolutions compute: whole blocks of filters, no padding, whole panels of positions."""
 
 from dataclasses import replace
 
@@ -53,6 +53,18 @@ def test_what_is_computed(inputs: int, filters: int, per_counted: float) -> None
     as_counted = counted(inputs, filters, 7) / 1e9
     assert seconds(PLAIN, work) == pytest.approx(as_counted)
     assert seconds(BLOCKED, work) == pytest.approx(as_counted * per_counted)
+
+
+@pytest.mark.parametrize(
+    ("positions", "computed"), [(1, 1), (2, 16), (13, 16), (16, 16), (17, 32), (61, 64)]
+)
+def test_a_product_of_matrices_computes_whole_panels(positions: int, computed: int) -> None:
+    work = Workload(
+        "Conv", ((3, 5, positions), (7, 5, 1)), learned=(1,), outputs=((3, 7, positions),)
+    )
+    each = 2.0 * 3 * 5 * 7 / 1e9
+    assert seconds(PLAIN, work) == pytest.approx(each * positions)
+    assert seconds(replace(PLAIN, panel=16), work) == pytest.approx(each * computed)
 
 
 def test_filters_that_only_fill_up_a_block_are_free() -> None:

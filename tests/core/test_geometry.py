@@ -121,6 +121,35 @@ def test_convolutions(inputs: int, filters: int, kernel: int, group: int, expect
     assert family(work)[0] == f"Conv/{expected}"
 
 
+@pytest.mark.parametrize(
+    ("inputs", "filters", "kernel", "group", "expected"),
+    [
+        (1, 61, 13, 1, "line"), (61, 7, 3, 1, "line"), (61, 7, 1, 1, "line"),
+        (3, 3, 3, 3, "depthwise/line"), (6, 6, 3, 3, "grouped/line"),
+    ],
+)  # fmt: skip
+def test_convolutions_along_one_axis(
+    inputs: int, filters: int, kernel: int, group: int, expected: str
+) -> None:
+    work = Workload(
+        "Conv",
+        ((1, inputs, 13), (filters, inputs // group, kernel)),
+        {"group": group, "pads": [kernel // 2] * 2},
+        learned=(1,),
+        outputs=((1, filters, 13),),
+    )
+    assert family(work)[0] == f"Conv/{expected}"
+    # an image of one row runs as other images do
+    image = Workload(
+        "Conv",
+        ((1, inputs, 1, 13), (filters, inputs // group, 1, kernel)),
+        {"group": group, "pads": [0, kernel // 2] * 2},
+        learned=(1,),
+        outputs=((1, filters, 1, 13),),
+    )
+    assert "line" not in family(image)[0]
+
+
 def test_taps_on_padding() -> None:
     # of 3 taps at each of 7 rows one falls outside at either end
     around = {"pads": [1, 1, 1, 1]}

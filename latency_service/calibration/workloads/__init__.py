@@ -70,7 +70,7 @@ FAMILIES: tuple[Family, ...] = (
     Family("patch convolution", patches, 3),
     Family("depthwise convolution", depthwise, 11),
     Family("grouped convolution", grouped, 7),
-    Family("convolution along time", one_dimension, 6),
+    Family("convolution along time", one_dimension, 9),
     Family("transposed convolution", transposed_convolution, 3),
     Family("dense layer", gemm, 13),
     Family("product with a learned matrix", learned_product, 6),
