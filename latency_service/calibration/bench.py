@@ -15,6 +15,7 @@ machine's pace changed (`at_one_pace`); a single round's would tell more of the 
 from __future__ import annotations
 
 import contextlib
+import math
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
@@ -25,29 +26,34 @@ import numpy as np
 from latency_service.calibration.backends import Backend, Prepared, Run
 from latency_service.calibration.timing import MOST_SHARED, faster_half
 from latency_service.core.errors import CalibrationError
+from latency_service.core.geometry import RECURRENT
 from latency_service.core.sample import Sample, Workload
 
 ROUNDS = 4
 # Runs of one workload in one round last about this long.
 _ROUND_S = 3e-3
-# Workloads that take turns.
-_GROUP = 24
+# Workloads that take turns: so few that the last cache holds the weights of all, as it does a
+# network's.
+_GROUP = 8
 # Convolutions bring their reorders along; more of these teach nothing.
 _REORDERS = 250
 _REFERENCE_RUNS = 8
 REFERENCE = Workload("MatMul", ((192, 192), (192, 192)), outputs=((192, 192),))
 _NOISY, _UNUSABLE, _LEAST_CLEAN = 0.10, 0.25, 0.3
+# Elements of images that are large, and products for each of theirs that are few.
+_LARGE_IMAGES, _MOST_PRODUCTS = 1 << 20, 160
 # What shares the core comes and goes in milliseconds: longer runs than this need not see it.
 _LONG_S = 0.3e-3
 
 
 class _Ready(NamedTuple):
-    """A workload of a batch, and how often it is run in a round."""
+    """A workload of a batch, how often it is run in a round, and how often in each turn."""
 
     work: Workload
     prepared: Prepared
     once_s: float
     repeats: int
+    at_once: int
 
 
 def _make_ready(backend: Backend, work: Workload) -> _Ready:
@@ -59,10 +65,9 @@ def _make_ready(backend: Backend, work: Workload) -> _Ready:
         with contextlib.suppress(Exception):
             prepared.finish()
         raise
+    at_once = 2 if prepared.alternates or _finds_its_own(work) else 1
     repeats = int(np.clip(_ROUND_S / max(once_s, 1e-7), 1, prepared.most_runs))
-    if prepared.evicts:
-        repeats += repeats % 2
-    return _Ready(work, prepared, once_s, repeats)
+    return _Ready(work, prepared, once_s, repeats + repeats % at_once, at_once)
 
 
 def _turns(ready: Sequence[_Ready]) -> Iterator[_Ready]:
@@ -72,7 +77,27 @@ def _turns(ready: Sequence[_Ready]) -> Iterator[_Ready]:
         yield from [member] * member.repeats
     others = [member for member in ready if not member.prepared.evicts]
     for turn in range(max((member.repeats for member in others), default=0)):
-        yield from (member for member in others if turn < member.repeats)
+        for member in others:
+            if turn * member.at_once < member.repeats:
+                yield from [member] * member.at_once
+
+
+def _finds_its_own(work: Workload) -> bool:
+    """Whether a workload finds in the caches what its last run left there: it runs twice in a turn.
+
+    Recurrent layers go back to their own code and weights at every step. Large images lie in the
+    last cache, in networks too, which hold few of them at a time; turns of many would drive each
+    other's out of it. Convolutions that compute little with each pixel wait for them, and so do the
+    reorders around.
+    """
+    if work.op in RECURRENT:
+        return True
+    return work.op == "Conv" and _is_large(work) and math.prod(work.inputs[1][1:]) <= _MOST_PRODUCTS
+
+
+def _is_large(work: Workload) -> bool:
+    """Whether its images leave a core's own cache."""
+    return sum(math.prod(shape) for shape in (work.inputs[0], *work.outputs)) > _LARGE_IMAGES
 
 
 class Bench:
@@ -168,11 +193,12 @@ class Bench:
         finished = [member.prepared.finish() for member in ready]
         samples: list[Sample] = []
         for number, (member, runs) in enumerate(zip(ready, finished, strict=True)):
-            taken = self._samples(member.work, runs[2:], member.repeats)
+            taken = self._samples(member, runs[2:])
             samples += [replace(row, reference_s=beside[number // _GROUP]) for row in taken]
         return samples, refused
 
-    def _samples(self, work: Workload, runs: Sequence[Run], repeats: int) -> list[Sample]:
+    def _samples(self, member: _Ready, runs: Sequence[Run]) -> list[Sample]:
+        work, repeats = member.work, member.repeats
         self.taken += len(runs)
         self.clean += sum(run.clean for run in runs)
         self.shared += sum(run.shared for run in runs)
@@ -183,10 +209,12 @@ class Bench:
             return []
         runs = [run for part in own for run in part]
         rounds_s = [faster_half([run.kernel_s for run in part]) for part in own]
-        again_s = min((run.kernel_s for part in again for run in part), default=None)
+        nearer = [run.kernel_s for part in again for run in part]
         # memory is what neighbours disturb most, and only ever slow down
-        best = self.backend.threads > 1 or again_s is not None
+        cold = member.prepared.evicts
+        best = self.backend.threads > 1 or cold
         middle = min(rounds_s) if best else _typical([run.kernel_s for run in runs])
+        again_s = (min(nearer) if cold else _typical(nearer)) if nearer else None
         if middle > 20 * self.backend.resolution_s:
             self.spreads.append(float(np.subtract(*np.quantile(rounds_s, [0.75, 0.25]))) / middle)
         to_blocks = [run.to_blocks_s for run in runs]
@@ -196,7 +224,8 @@ class Bench:
         again_s = None if again_s is None else min(again_s, middle)
         found = [Sample(work, middle, tuple(rounds_s), blocked and plain_form_too, again_s)]
         one_image = len(work.inputs) - len(work.learned) == 1 and len(work.inputs[0]) == 4
-        if blocked and one_image and not work.merges and self.reorders < _REORDERS:
+        told = _finds_its_own(work) or not _is_large(work)
+        if blocked and one_image and told and not work.merges and self.reorders < _REORDERS:
             self.reorders += 1
             found += [
                 Sample(_reorder(work, kind, shape), self._least(_typical(values)))

@@ -14,7 +14,7 @@ See docs/calibration.md#model.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -25,10 +25,30 @@ from latency_service.core.recurrent import parts_s
 
 # A convolution that moves more finds nothing of it in a nearer cache.
 NEAR_KERNEL_BYTES = 1e6
+# The core's own cache: where bandwidth has not fallen below this share of the highest.
+_OWN = 0.6
+# What so many kernels before one moved tells whether the place where it writes is still near.
+BEFORE = 6
 # What a kernel reads and writes.
 MOVED = (Dim.IN_ELEMENTS, Dim.OUT_ELEMENTS, Dim.CONSTANT_ELEMENTS, Dim.EXTRA_ELEMENTS)
 # What grows with the rows of an image.
 _WITH_ROWS = (Dim.ROWS, Dim.INNER, Dim.IN_ELEMENTS, Dim.OUT_ELEMENTS)
+
+
+def core_cache_bytes(levels: Sequence[tuple[float, float]]) -> float:
+    """Bytes of the cache that a core has for itself: the last level before bandwidth falls."""
+    if not levels:
+        return 0.0
+    rates = [rate for _, rate in levels]
+    fastest = rates.index(max(rates))
+    fallen = (n for n in range(fastest, len(rates)) if rates[n] < _OWN * rates[fastest])
+    return levels[next(fallen, len(rates)) - 1][0]
+
+
+def filling(moved: FloatArray, cache_bytes: float) -> FloatArray:
+    """(...) bytes that a kernel which moves (...) bytes finds in a cache, beside what it brings."""
+    found: FloatArray = moved * np.maximum(0.0, 1.0 - moved / max(cache_bytes, 1.0))
+    return found
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +68,8 @@ class FamilyModel:
         samples: how many measurements it rests on.
         cached_s_per_byte: seconds that a kernel saves for every byte of constants that is still in
             the last cache, where the others' come from memory.
+        nearby_s_per_byte: seconds that a kernel saves for every byte that it moves where its output
+            lies in the core's own cache; less, the more of that cache it fills itself (`nearby_s`).
         block, alignment: of the runtime's layout (`Layout`) where the family's kernels run on
             blocks of channels; 0 where they do not.
         panel: positions of an image that the family's kernels compute at once; 0 where any number.
@@ -68,6 +90,7 @@ class FamilyModel:
     median_error: float
     samples: int
     cached_s_per_byte: float = 0.0
+    nearby_s_per_byte: float = 0.0
     block: int = 0
     alignment: int = 0
     panel: int = 0
@@ -285,6 +308,29 @@ class Efficiency:
         """
         share: FloatArray = np.maximum(0.0, 1.0 - moved / NEAR_KERNEL_BYTES)
         return self.alone_s * share
+
+    def near_places(self, moved: FloatArray) -> FloatArray:
+        """(P,) how near the place still is where each kernel writes: 1 where it was just used.
+
+        Kernels mostly write where an earlier one's output lay that is no longer needed. What was
+        moved since drives it out of the core's own cache: of networks' kernels whose last
+        `BEFORE` ones moved twice that cache half pay what samples pay that find it far away.
+
+        Args:
+            moved: (P,) bytes that each kernel moves, in the order in which they run; before the
+                first one, the last ones of the run before did.
+        """
+        twice = 2.0 * self.core_bytes
+        before = np.zeros(len(moved))
+        for back in range(1, min(BEFORE, len(moved)) + 1):
+            before += np.roll(moved, back)
+        share: FloatArray = twice / (before + max(twice, 1.0))
+        return share
+
+    @property
+    def core_bytes(self) -> float:
+        """Of the cache that a core has for itself."""
+        return core_cache_bytes(self.levels)
 
     def kept_share(self, constant_bytes: FloatArray) -> FloatArray:
         """(...) share of a network's constants that are still in the last cache when it runs again.

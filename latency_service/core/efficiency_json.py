@@ -15,7 +15,7 @@ from latency_service.core.recurrent import PARTS
 
 _LATER = (
     "alignment", "alone_s", "block", "cached_s_per_byte", "call_s", "launches_ahead", "near_bytes",
-    "near_s", "panel", "parts", "slow_runs",
+    "near_s", "nearby_s_per_byte", "panel", "parts", "slow_runs",
 )  # fmt: skip
 
 
@@ -127,6 +127,9 @@ def _family(read: _Reader, document: Any, at: str) -> FamilyModel:
         samples=int(read.number(row.get("samples"), f"{at}.samples", 0.0)),
         cached_s_per_byte=read.number(
             row.get("cached_s_per_byte", 0.0), f"{at}.cached_s_per_byte", 0.0
+        ),
+        nearby_s_per_byte=read.number(
+            row.get("nearby_s_per_byte", 0.0), f"{at}.nearby_s_per_byte", 0.0
         ),
         block=int(read.number(row.get("block", 0), f"{at}.block", 0.0)),
         alignment=int(read.number(row.get("alignment", 0), f"{at}.alignment", 0.0)),

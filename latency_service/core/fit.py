@@ -14,7 +14,7 @@ import numpy as np
 
 from latency_service.core.bind import bind
 from latency_service.core.binding import Binding
-from latency_service.core.efficiency import FamilyModel, Layout, moved_bytes
+from latency_service.core.efficiency import FamilyModel, Layout, filling, moved_bytes
 from latency_service.core.features import FloatArray, features_of
 from latency_service.core.gaussian_process import cross_validate, learn, learn_delayed, rounded
 from latency_service.core.geometry import LINE, RECURRENT, Dim, geometry, reorder_geometry
@@ -25,8 +25,10 @@ from latency_service.core.units import BYTES_PER_ELEMENT
 
 # Most support points of a family that only moves memory.
 _SMOOTH = 96
-# Samples that say what the last cache saves; fewer say nothing.
+# Samples that say what a cache saves; fewer say nothing.
 _LEAST_PAIRS = 5
+# Those that find less than this share of the core's own cache tell other things.
+_LEAST_NEAR = 0.01
 # With fewer samples, a form of an operator is charged like the operator's usual form.
 _LEAST_SAMPLES = 4
 # Columns that onnxruntime computes at once (MlasSgemmCopyPackB in mlas/lib/sgemm.cpp packs the
@@ -46,6 +48,7 @@ class Settings:
         learn_from: most samples that the length scales are learned from.
         resolution_s: of the clock that took the samples.
         layout: of the runtime; None where it keeps one.
+        core_bytes: of the cache that a core has for itself; 0 where none was measured.
         panel: positions of an image that the family's kernels compute at once; 0: any number.
         in_parts: whether the family is that of a recurrent operator, on a CPU.
     """
@@ -55,6 +58,7 @@ class Settings:
     learn_from: int = 480
     resolution_s: float = 0.5e-6
     layout: Layout | None = None
+    core_bytes: float = 0.0
     panel: int = 0
     in_parts: bool = False
 
@@ -251,24 +255,34 @@ def fit(samples: Sequence[Sample], settings: Settings) -> list[FamilyFit]:
         if len(positions) < min(_LEAST_SAMPLES, len(usual)):
             continue
         itemsize = BYTES_PER_ELEMENT[name.split()[0]]
+        family_settings = settings_of(name.split()[1], settings)
         model, residuals = fit_family(
             table[positions],
             seconds[positions],
             itemsize,
             contraction[name],
-            settings_of(name.split()[1], settings),
+            family_settings,
             unseen=unseen(name.split()[1]) if settings.units > 1 else frozenset(),
         )
-        pairs[name] = _savings([samples[p] for p in positions], table[positions], itemsize)
+        own = [samples[p] for p in positions]
+        if not contraction[name]:
+            nearby_s = _nearby_s_per_byte(own, table[positions], itemsize, settings.core_bytes)
+            model = replace(model, nearby_s_per_byte=nearby_s)
+        elif not family_settings.in_parts:
+            pairs[name] = _savings(own, table[positions], itemsize)
         fits.append(FamilyFit(name, model, tuple(positions), tuple(residuals.tolist())))
     # a byte is a byte: what was hardly measured both ways saves what other products save
-    shared = [saved for name, own in pairs.items() if contraction[name] for saved, _ in own]
+    shared = [saved for own in pairs.values() for saved, _ in own]
     return [
-        replace(found, model=replace(found.model, cached_s_per_byte=saved))
+        replace(
+            found,
+            model=replace(
+                found.model, cached_s_per_byte=_cached_s_per_byte(pairs[found.name], shared)
+            ),
+        )
+        if found.name in pairs
+        else found
         for found in fits
-        for saved in [
-            _cached_s_per_byte(pairs[found.name], shared if contraction[found.name] else [])
-        ]
     ]
 
 
@@ -300,6 +314,25 @@ def _cached_s_per_byte(own: _Savings, shared: Sequence[float]) -> float:
         return 0.0
     most = [limit for _, limit in own]
     return float(f"{max(min([float(np.median(values)), *most]), 0.0):.4g}")
+
+
+def _nearby_s_per_byte(
+    samples: Sequence[Sample], dims: FloatArray, itemsize: float, core_bytes: float
+) -> float:
+    """What a byte saves a family of kernels whose output lies in the core's own cache.
+
+    The median over the samples that tell: not the smallest, whose code came from afar too.
+    """
+    moved = moved_bytes(dims, itemsize)
+    bytes_near = filling(moved, core_bytes)
+    values = [
+        (sample.latency_s - sample.cached_s) / near
+        for sample, near in zip(samples, bytes_near.tolist(), strict=True)
+        if sample.cached_s is not None and near > _LEAST_NEAR * core_bytes
+    ]
+    if len(values) < _LEAST_PAIRS:
+        return 0.0
+    return float(f"{max(float(np.median(values)), 0.0):.4g}")
 
 
 def sample_geometry(sample: Sample) -> tuple[str, tuple[float, ...], bool]:

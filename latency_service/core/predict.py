@@ -12,8 +12,8 @@ import numpy as np
 import numpy.typing as npt
 
 from latency_service.core.costs import CostModel, FloatArray, Kernels
-from latency_service.core.efficiency import Efficiency, FamilyModel, moved_bytes
-from latency_service.core.geometry import Dim, Follows
+from latency_service.core.efficiency import Efficiency, FamilyModel, filling, moved_bytes
+from latency_service.core.geometry import RECURRENT, Dim, Follows
 from latency_service.core.kernels import usual_forms
 from latency_service.core.live import live_counts
 from latency_service.core.masks import CAUSES
@@ -122,16 +122,23 @@ class Predictor:
         slow = np.array([efficiency.slow_runs.get(cause, 0.0) for cause in CAUSES])
         self.per_element += kernels.slow_runs @ slow
         self._itemsizes = np.array([BYTES_PER_ELEMENT[dtype] for dtype in kernels.dtypes])
-        self.cached_s_per_byte = np.zeros(len(kernels.layers))
+        self.cached_s_per_byte, nearby = np.zeros((2, len(kernels.layers)))
         self.measured_part = np.ones(len(kernels.layers))
         for group in self.assigned:
             if group.model is not None:
                 rows = list(group.kernels)
                 self.cached_s_per_byte[rows] = group.model.cached_s_per_byte
+                nearby[rows] = group.model.nearby_s_per_byte
                 self.measured_part[rows] = group.model.measured_part(kernels.dims[rows])
 
+        # (P,) seconds for each byte that lies in the core's own cache, at the full structure
+        moved = moved_bytes(kernels.dims, 1.0) * self._itemsizes
+        self.nearby_s_per_byte = nearby * efficiency.near_places(moved)
+        self._core_bytes = efficiency.core_bytes
         self.in_rows = np.array([f.startswith(_IN_ROWS) for f in kernels.families], dtype=bool)
-        self.near_s = np.where(self.in_rows, 0.0, efficiency.near_s)
+        # recurrent layers are measured with all that they use in the nearer caches
+        near = self.in_rows | np.array([f in RECURRENT for f in kernels.families], dtype=bool)
+        self.near_s = np.where(near, 0.0, efficiency.near_s)
         # the call is charged to the first kernel
         self.call_s = np.zeros(len(kernels.layers))
         if len(kernels.layers):
@@ -241,7 +248,9 @@ class Predictor:
                 busy_s[rows] = group.model.busy_s(moved, group.model.done(dims[rows]))
                 spread[rows] = group.model.spread * (1.0 if group.exact else _ALIKE_SPREAD)
         seconds += self.per_element * dims[:, Dim.OUT_ELEMENTS] + self.efficiency.dispatch_s
-        sooner = self.efficiency.sooner_s(moved_bytes(dims, 1.0) * self._itemsizes)
+        moved = moved_bytes(dims, 1.0) * self._itemsizes
+        seconds = self.nearby(seconds, self.nearby_s_per_byte, moved)
+        sooner = self.efficiency.sooner_s(moved)
         seconds = self.among_others(seconds, np.where(self.in_rows, sooner, 0.0), busy_s)
         kept, near = self._caches(dims, alive) if caches is None else caches
         kept_s = self.cached_s_per_byte * self._constant_bytes(dims)
@@ -280,6 +289,18 @@ class Predictor:
         left = np.maximum(_LEAST_SHARE * seconds, busy_s)
         less: FloatArray = np.clip(seconds - left, 0.0, near_s)
         return less
+
+    def nearby(
+        self, seconds: FloatArray, each_s: FloatArray | float, moved: FloatArray
+    ) -> FloatArray:
+        """(...) seconds of kernels of (...) seconds whose outputs lie nearer than samples' did.
+
+        Args:
+            each_s: (...) seconds that each byte saves.
+            moved: (...) bytes that they move.
+        """
+        saved = each_s * filling(moved, self._core_bytes)
+        return np.maximum(seconds - saved, _LEAST_SHARE * seconds)
 
     def among_others(
         self, seconds: FloatArray, sooner: FloatArray | float, busy_s: FloatArray | float

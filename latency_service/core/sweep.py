@@ -222,6 +222,9 @@ class _Kernel:
         if per_element:
             value = value + per_element * self._sum((Dim.OUT_ELEMENTS,), reads, writes)
         value = value + predictor.efficiency.dispatch_s
+        nearby_s = predictor.nearby_s_per_byte[self.position]
+        if nearby_s:
+            value = predictor.nearby(value, nearby_s, moved)
         if predictor.in_rows[self.position] and predictor.efficiency.alone_s:
             sooner = predictor.efficiency.sooner_s(moved)
             return predictor.among_others(value, sooner, self.busy_s(reads, writes))

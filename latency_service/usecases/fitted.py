@@ -10,7 +10,7 @@ from dataclasses import replace
 from typing import Any
 
 from latency_service.calibration.measurement import Measurement, Rate
-from latency_service.core.efficiency import Efficiency, Layout
+from latency_service.core.efficiency import Efficiency, Layout, core_cache_bytes
 from latency_service.core.errors import CalibrationError
 from latency_service.core.fit import FamilyFit, Settings, fit, gpu_settings, merged_costs
 from latency_service.core.pace import at_one_pace, pace_spread, usual_reference_s
@@ -58,14 +58,15 @@ def revision_profile(
         SampleError: if a sample's shapes are impossible.
     """
     how = source or f"latency-service calibrate: {measurement.runtime} on {_processor(measurement)}"
+    levels = tuple((size, rate.value) for size, rate in measurement.levels)
     settings = replace(
-        _settings(measurement.units, measurement.layout), resolution_s=measurement.resolution_s
+        _settings(measurement.units, measurement.layout, levels),
+        resolution_s=measurement.resolution_s,
     )
     samples = at_one_pace(measurement.samples)
     fits = fit(samples, settings)
     bandwidth = _streaming(fits, sheet)
-    if measurement.levels:
-        levels = tuple((size, rate.value) for size, rate in measurement.levels)
+    if levels:
         last = measurement.levels[-1][1]
         memory = Memory(last.value, origin, how, f"main memory, {_interval(last, 'B/s')}")
     else:
@@ -114,7 +115,7 @@ def refitted(profile: Profile, samples: Sequence[Sample]) -> tuple[Profile, list
         )
     units = max((model.units for model in before.families.values()), default=1)
     resolution_s = profile.device.facts.get(_RESOLUTION, {}).get("value")
-    settings = _settings(units, before.layout)
+    settings = _settings(units, before.layout, before.levels)
     if isinstance(resolution_s, int | float):
         settings = replace(settings, resolution_s=float(resolution_s))
     samples = at_one_pace(samples)
@@ -124,8 +125,11 @@ def refitted(profile: Profile, samples: Sequence[Sample]) -> tuple[Profile, list
     return _as_stored(replace(profile, efficiency=efficiency)), fits
 
 
-def _settings(units: int, layout: Layout | None) -> Settings:
-    return replace(gpu_settings(units) if units > 1 else Settings(), layout=layout)
+def _settings(
+    units: int, layout: Layout | None, levels: tuple[tuple[float, float], ...]
+) -> Settings:
+    usual = gpu_settings(units) if units > 1 else Settings()
+    return replace(usual, layout=layout, core_bytes=core_cache_bytes(levels))
 
 
 def _as_stored(profile: Profile) -> Profile:

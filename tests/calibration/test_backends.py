@@ -22,7 +22,14 @@ from latency_service.calibration.backends import (
     onnxruntime_backend,
     open_backend,
 )
-from latency_service.calibration.backends.onnx_models import BLOCKER, build_model, producer
+from latency_service.calibration.backends.onnx_models import (
+    BLOCKER,
+    build_model,
+    is_cold,
+    producer,
+    weight_bytes,
+    writes_afar,
+)
 from latency_service.calibration.backends.onnxruntime_accelerator import (
     DeviceSession,
     empty_call_s,
@@ -232,6 +239,66 @@ def test_pools_of_quantised_images_have_their_channels_last(name: str):
     assert feeds["x0_0"].shape == (n, h, w, c)
     written = onnxruntime.InferenceSession(model).run(None, feeds)[0].shape
     assert (written[0], written[3], *written[1:3]) == work.outputs[0]
+
+
+def _nodes(work: Workload) -> list[tuple[str, tuple[str, ...]]]:
+    graph = onnx.load_from_string(build_model(work, 1, lead=True)[0]).graph
+    return [(node.op_type, tuple(node.input)) for node in graph.node]
+
+
+def test_a_softmax_may_write_over_what_it_reads():
+    scores = (2, 7, 13)
+    nodes = _nodes(Workload("Softmax", (scores,), {"axis": -1}, outputs=(scores,)))
+    # a kernel behind it reads what it wrote; a graph's output would be a place of its own
+    assert [op for op, _ in nodes] == ["Neg", "Softmax", "Neg"]
+    tanh = Workload("Tanh", (scores,), outputs=(scores,))
+    assert [op for op, _ in _nodes(tanh)] == ["Neg", "Tanh"]
+
+
+def test_a_shortcut_was_written_long_before():
+    image = (1, 5, 7, 11)
+    both = Workload("Add", (image, image), outputs=(image,))
+    assert _nodes(both) == [("Neg", ("x1_0",)), ("Add", ("x0_0", "x1_0_written"))]
+    product = replace(both, op="Mul")
+    assert [op for op, _ in _nodes(product)] == ["Neg", "Neg", "Mul"]
+    bias = Workload("Add", (image, (5, 1, 1)), learned=(1,), outputs=(image,))
+    assert [op for op, _ in _nodes(bias)] == ["Neg", "Add"]
+
+
+@pytest.mark.parametrize(
+    ("op", "inputs", "learned", "afar"),
+    [
+        ("Transpose", 1, False, True), ("MaxPool", 1, False, True), ("Concat", 2, False, True),
+        ("LayerNormalization", 2, True, True), ("Softmax", 1, False, False),
+        ("Tanh", 1, False, False), ("Add", 2, False, True), ("Add", 2, True, False),
+        ("Mul", 2, False, False), ("Div", 2, True, True), ("MatMul", 2, False, False),
+    ],
+)  # fmt: skip
+def test_who_writes_where_no_layer_has_been_for_a_while(
+    op: str, inputs: int, learned: bool, afar: bool
+) -> None:
+    work = Workload(op, ((7, 7),) * inputs, learned=(1,) if learned else (), outputs=((7, 7),))
+    assert writes_afar(work) is afar
+
+
+def test_the_weights_of_a_recurrent_layer_come_from_afar_only_once():
+    large, small = (1, 2048, 512), (1, 2048, 512)
+    lstm = Workload("LSTM", ((3, 1, 512), large, small), learned=(1, 2), outputs=((3, 1, 1, 512),))
+    assert weight_bytes(lstm) > 8e6
+    assert not is_cold(lstm)
+    product = Workload("MatMul", ((3, 512), (512, 2048)), learned=(1,), outputs=((3, 2048),))
+    assert is_cold(product)
+
+
+def test_every_other_run_finds_its_output_nearer() -> None:
+    backend = OnnxRuntime("CPUExecutionProvider", 1)
+    turned = Workload("Transpose", ((61, 97),), {"perm": [1, 0]}, outputs=((97, 61),))
+    product = Workload("MatMul", ((3, 31), (31, 7)), learned=(1,), outputs=((3, 7),))
+    for work, nearer in ((turned, [False, True, False, True]), (product, [False] * 4)):
+        prepared = backend.prepare(work)
+        for _ in nearer:
+            prepared.run()
+        assert [run.cached for run in prepared.finish()] == nearer
 
 
 def test_outputs_lie_one_behind_the_other(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -30,7 +30,7 @@ POOL = Workload("MaxPool", ((1, 16, 10, 10),), {"kernel_shape": [1, 1]},
 
 class FakePrepared:
     most_runs = 40
-    evicts = False
+    evicts = alternates = False
 
     def __init__(self, backend: FakeBackend, work: Workload) -> None:
         self.backend, self.work = backend, work
@@ -257,6 +257,51 @@ def test_what_the_reference_took_stands_beside_a_sample(backend: FakeBackend):
     assert sample.latency_s == pytest.approx(1e-4)
     # the median over the rounds
     assert sample.reference_s == pytest.approx(1.15e-5)
+
+
+def test_recurrent_layers_and_large_thin_convolutions_run_twice_in_a_turn(backend: FakeBackend):
+    lstm = Workload("LSTM", ((3, 1, 7), (1, 44, 7), (1, 44, 11)), {"hidden_size": 11},
+                    learned=(1, 2), outputs=((3, 1, 1, 11),))  # fmt: skip
+
+    def convolution(channels: int) -> Workload:
+        image, weights = (1, channels, 700, 700), (5, channels, 3, 3)
+        return Workload("Conv", (image, weights), {"pads": [1] * 4}, learned=(1,),
+                        outputs=((1, 5, 700, 700),))  # fmt: skip
+
+    order: list[Workload] = []
+
+    def times(work: Workload, number: int) -> Run:
+        if number >= 2:  # the first two say how long one takes
+            order.append(work)
+        return Run(1e-3, 0.0, 0.0, True)
+
+    backend.times = times
+    works = [RELU, lstm, convolution(3), convolution(61)]
+    Bench(backend).measure(works)
+    order = [work for work in order if work.op != "MatMul"]
+    assert order[:6] == [works[0], *[works[1]] * 2, *[works[2]] * 2, works[3]]
+
+
+def test_a_run_nearer_its_data_stands_beside_the_usual_one(
+    backend: FakeBackend, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(FakePrepared, "alternates", True)
+
+    def times(work: Workload, number: int) -> Run:
+        nearer = number % 2 == 1
+        return Run(3e-5 if nearer else 7e-5, 0.0, 0.0, True, cached=nearer)
+
+    backend.times = relu_takes(lambda number: times(RELU, number))
+    (sample,) = Bench(backend).measure([RELU])[0]
+    assert (sample.latency_s, sample.cached_s) == pytest.approx((7e-5, 3e-5))
+
+
+def test_reorders_of_large_images_are_told_where_these_stay_in_the_caches(backend: FakeBackend):
+    pool = Workload("MaxPool", ((1, 16, 300, 300),), {"kernel_shape": [1, 1]},
+                    outputs=((1, 16, 300, 300),))  # fmt: skip
+    backend.times = lambda work, number: Run(1e-4, 3e-5, 2e-5, True)
+    assert {s.workload.op for s in Bench(backend).measure([pool])[0]} == {"MaxPool"}
+    assert len(Bench(backend).measure([POOL])[0]) == 3
 
 
 def test_disturbed_runs_do_not_count(backend: FakeBackend):

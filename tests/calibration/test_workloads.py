@@ -20,6 +20,7 @@ from latency_service.calibration.workloads.convolutions import (
     pointwise,
     spatial,
 )
+from latency_service.calibration.workloads.products import recurrent
 from latency_service.calibration.workloads.shapes import (
     LARGE_IMAGE,
     MOST_ELEMENTS,
@@ -145,6 +146,13 @@ def test_what_runs_along_a_line_is_also_written_as_an_image_of_one_row():
         assert work.attributes["pads"] == [0, left, 0, right]
         step = work.attributes["strides"][1]
         assert work.outputs[0][-1] == (length + left + right - wide) // step + 1
+
+
+def test_recurrent_layers_stand_upon_others_now_and_then():
+    rng = np.random.default_rng(0)
+    works = [recurrent("LSTM", 4)(rng) for _ in range(200)]
+    stacked = [w for w in works if w.inputs[0][2] == w.inputs[1][0] * w.attributes["hidden_size"]]
+    assert 40 < len(stacked) < 80
 
 
 def test_merged_workloads_stand_beside_the_plain_one():

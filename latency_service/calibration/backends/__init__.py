@@ -45,10 +45,12 @@ class Prepared(Protocol):
     Attributes:
         most_runs: how often it is worth running in one round.
         evicts: whether it empties the caches before every other run.
+        alternates: whether every other run finds less in them than the one after it.
     """
 
     most_runs: int
     evicts: bool
+    alternates: bool
 
     def run(self) -> float:
         """Run once; wall seconds, for planning only."""

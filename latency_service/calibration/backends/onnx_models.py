@@ -16,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 from onnx import NodeProto, TensorProto, helper, numpy_helper
 
+from latency_service.core.geometry import RECURRENT
 from latency_service.core.ops import OPS
 from latency_service.core.sample import Workload
 
@@ -46,6 +47,8 @@ _CONTRIB = frozenset({
 })  # fmt: skip
 _B = 3  # position of QLinearMatMul's second matrix
 _TWO_OPERANDS = frozenset({"Add", "Sum", "Mul"})
+# Runtimes let them write over what they read, where nothing else reads it.
+_OVERWRITES = frozenset({"Softmax"})
 # Operands whose type is not the workload's: quantised activations are unsigned, weights signed.
 _UNSIGNED = {
     "QLinearConv": ("x", "x_zero_point", "y_zero_point"),
@@ -140,7 +143,8 @@ class _Builder:
                 names.append(f"w{position}_{copy}")
                 self._constant(names[-1], self._data(operand, shape, learned=True))
             else:
-                names.append(self._feed(f"x{position}_{inputs}", operand, shape, blocked))
+                near = position > 0 or not adds_a_shortcut(work)
+                names.append(self._feed(f"x{position}_{inputs}", operand, shape, blocked, near))
         for key, value in named.items():
             place = op.operands.index(key)
             names += [""] * (place + 1 - len(names))
@@ -154,19 +158,23 @@ class _Builder:
         )
         for step, merged in enumerate(work.merges):
             written = [self._merge(written[0], merged, f"{copy}_{step}")]
-        if work.merges and self.lead:
-            # what a network returns is not merged by every rule: another kernel reads it
+        if self.lead and (work.merges or work.op in _OVERWRITES):
+            # what a network returns is not merged by every rule, nor written over what was read:
+            # another kernel reads it
             end = f"end_{copy}"
             self.nodes.append(helper.make_node(producer(work.op), written, [end], end))
             written = [end]
         self.outputs += written
 
-    def _feed(self, name: str, operand: str, shape: Sequence[int], blocked: bool) -> str:
+    def _feed(
+        self, name: str, operand: str, shape: Sequence[int], blocked: bool, near: bool = True
+    ) -> str:
+        near &= self.lead
         if name not in self.feeds:
             self.feeds[name] = self._data(operand, shape, learned=False)
-            if self.lead:
+            if near:
                 self._produce(name)
-        if self.lead and self.feeds[name].dtype.kind == "f":
+        if near and self.feeds[name].dtype.kind == "f":
             name = f"{name}_written"
         if not blocked or len(shape) != 4:
             return name
@@ -227,6 +235,25 @@ class _Builder:
     def model(self) -> bytes:
         """Everything added so far."""
         return assemble(self.nodes, self.feeds, self.outputs, self.constants)
+
+
+def adds_a_shortcut(work: Workload) -> bool:
+    """Whether one of its images is that of a shortcut, which layers long ago wrote."""
+    images = [shape for k, shape in enumerate(work.inputs) if k not in work.learned]
+    return work.op == "Add" and len(images) > 1 and images[0] == images[1]
+
+
+def writes_afar(work: Workload) -> bool:
+    """Whether it writes where no layer has been for a while.
+
+    Elementwise operators mostly write over what they read; a quotient does not, where GELU is
+    written out and reads its dividend again. What others write lies beyond the nearer caches. What
+    a contraction computes takes longer than its way there.
+    """
+    op = OPS[work.op]
+    if op.contraction or work.op in _OVERWRITES:
+        return False
+    return op.family != "elementwise" or work.op == "Div" or adds_a_shortcut(work)
 
 
 def producer(op: str) -> str:
@@ -309,8 +336,11 @@ def weight_bytes(work: Workload) -> float:
 
 
 def is_cold(work: Workload) -> bool:
-    """Whether its weights come from main memory, as a network's large ones do."""
-    return weight_bytes(work) >= _LARGE_WEIGHTS
+    """Whether its weights come from main memory, as a network's large ones do.
+
+    Those of a recurrent layer do so once, for the first of its steps.
+    """
+    return work.op not in RECURRENT and weight_bytes(work) >= _LARGE_WEIGHTS
 
 
 def copies_of(work: Workload) -> int:

@@ -50,7 +50,7 @@ class DeviceSession:
     """
 
     most_runs = 30
-    evicts = False
+    evicts = alternates = False
 
     def __init__(
         self,

@@ -114,8 +114,10 @@ def recurrent(op: str, gates: int) -> Make:
 
     def make(rng: Rng) -> Workload:
         steps, images = int(rng.choice([1, 8, 16, 32, 64, 100, 200])), int(rng.choice([1, 1, 1, 4]))
-        width, hidden = channels(rng, 32, 512), channels(rng, 32, 256)
+        width, hidden = channels(rng, 32, 512), channels(rng, 32, 320)
         both = int(rng.choice([1, 2]))
+        if rng.random() < 0.3:  # upon another one
+            width = both * hidden
         attributes: dict[str, Any] = {
             "hidden_size": hidden,
             "direction": "bidirectional" if both == 2 else "forward",
