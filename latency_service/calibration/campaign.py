@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from latency_service.calibration.backends import Backend, RunsNetworks
+from latency_service.calibration.bandwidth import kept_bytes
 from latency_service.calibration.bench import Bench
 from latency_service.calibration.journal import Journal
 from latency_service.calibration.masks import slow_runs
@@ -75,10 +76,11 @@ def run(backend: Backend, plan: Plan, journal: Journal, progress: Progress) -> M
     progress("rules", used(), "what the runtime merges and how it stores images")
     fusion, layout = backend.discover(next(iter(plan.shares)))
     rates: dict[str, Rate] = {}
-    networks, slow = None, {}
+    networks, slow, kept = None, {}, 0.0
     if backend.kind == "cpu" and isinstance(backend, RunsNetworks):
         networks = ReferenceRuns(backend)
         slow = slow_runs(backend) if "float32" in plan.shares else {}
+        kept = kept_bytes()
     bench = Bench(backend)
     left_out = 0
     until = 0.0
@@ -118,6 +120,7 @@ def run(backend: Backend, plan: Plan, journal: Journal, progress: Progress) -> M
         fusion=fusion,
         networks={} if networks is None else networks.seconds(),
         slow_runs=slow,
+        kept_bytes=kept,
         environment={
             **backend.facts(),
             "left_out": left_out,

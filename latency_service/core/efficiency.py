@@ -29,6 +29,9 @@ NEAR_KERNEL_BYTES = 1e6
 _OWN = 0.6
 # What so many kernels before one moved tells whether the place where it writes is still near.
 BEFORE = 6
+# How steeply the last cache forgets: of caches that replace what was used longest ago nearly all is
+# there or nothing.
+_STEEP = 3.0
 # What a kernel reads and writes.
 MOVED = (Dim.IN_ELEMENTS, Dim.OUT_ELEMENTS, Dim.CONSTANT_ELEMENTS, Dim.EXTRA_ELEMENTS)
 # What grows with the rows of an image.
@@ -264,6 +267,8 @@ class Efficiency:
         near_s: what any other kernel takes less in a network so small that its code and data stay
             in the nearer caches, where families were measured between others.
         near_bytes: footprint of a network from which on nothing of that is left.
+        kept_bytes: what may be read between two uses of a weight before half of what it saves to
+            find it in the last cache is lost; 0 where it was not measured.
         launches_ahead: whether the host launches kernels while others run, so that the fixed time
             of a family, its launch, is waited for only where the device has nothing else to do.
     """
@@ -281,6 +286,7 @@ class Efficiency:
     call_s: float = 0.0
     near_s: float = 0.0
     near_bytes: float = 0.0
+    kept_bytes: float = 0.0
     launches_ahead: bool = False
 
     def near_share(self, constant_bytes: FloatArray, most_bytes: FloatArray) -> FloatArray:
@@ -332,12 +338,19 @@ class Efficiency:
         """Of the cache that a core has for itself."""
         return core_cache_bytes(self.levels)
 
-    def kept_share(self, constant_bytes: FloatArray) -> FloatArray:
+    def kept_share(self, constant_bytes: FloatArray, moved: FloatArray) -> FloatArray:
         """(...) share of a network's constants that are still in the last cache when it runs again.
+
+        What a run moves lies between two uses of a weight, its activations too. Where nobody
+        measured how long the last cache keeps something, constants up to its size stay there.
 
         Args:
             constant_bytes: (...) what all its layers read of them.
+            moved: (...) bytes that all its kernels move, constants among them.
         """
+        if self.kept_bytes:
+            left: FloatArray = 1.0 / (1.0 + (moved / self.kept_bytes) ** _STEEP)
+            return left
         cache = self.cache_bytes
         if not cache:
             return np.zeros(np.shape(constant_bytes))

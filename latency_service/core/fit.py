@@ -6,7 +6,7 @@ Every family is fitted on its own: achieved rates from the fastest samples, then
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -49,6 +49,7 @@ class Settings:
         resolution_s: of the clock that took the samples.
         layout: of the runtime; None where it keeps one.
         core_bytes: of the cache that a core has for itself; 0 where none was measured.
+        keeps: whether small constants were in the last cache where they were measured once.
         panel: positions of an image that the family's kernels compute at once; 0: any number.
         in_parts: whether the family is that of a recurrent operator, on a CPU.
     """
@@ -59,6 +60,7 @@ class Settings:
     resolution_s: float = 0.5e-6
     layout: Layout | None = None
     core_bytes: float = 0.0
+    keeps: bool = False
     panel: int = 0
     in_parts: bool = False
 
@@ -248,42 +250,66 @@ def fit(samples: Sequence[Sample], settings: Settings) -> list[FamilyFit]:
         rows.append(dims)
     table = np.array(rows, dtype=np.float64).reshape(-1, len(Dim))
     seconds = np.array([sample.latency_s for sample in samples])
+    itemsizes = {name: BYTES_PER_ELEMENT[name.split()[0]] for name in found}
+    saved = _saved(found, samples, table, itemsizes, contraction, settings)
     fits = []
-    pairs: dict[str, _Savings] = {}
     for name, positions in sorted(found.items(), key=lambda item: (-len(item[1]), item[0])):
         usual = found.get(name.partition("/")[0], ())
         if len(positions) < min(_LEAST_SAMPLES, len(usual)):
             continue
-        itemsize = BYTES_PER_ELEMENT[name.split()[0]]
-        family_settings = settings_of(name.split()[1], settings)
+        own, shapes = [samples[p] for p in positions], table[positions]
+        itemsize = itemsizes[name]
+        cached_s = saved.get(name, 0.0)
+        own_s = seconds[positions]
+        if settings.keeps:
+            own_s = _from_memory(own, own_s, shapes, itemsize * cached_s)
         model, residuals = fit_family(
-            table[positions],
-            seconds[positions],
+            shapes,
+            own_s,
             itemsize,
             contraction[name],
-            family_settings,
+            settings_of(name.split()[1], settings),
             unseen=unseen(name.split()[1]) if settings.units > 1 else frozenset(),
         )
-        own = [samples[p] for p in positions]
+        nearby_s = 0.0
         if not contraction[name]:
-            nearby_s = _nearby_s_per_byte(own, table[positions], itemsize, settings.core_bytes)
-            model = replace(model, nearby_s_per_byte=nearby_s)
-        elif not family_settings.in_parts:
-            pairs[name] = _savings(own, table[positions], itemsize)
+            nearby_s = _nearby_s_per_byte(own, shapes, itemsize, settings.core_bytes)
+        model = replace(model, cached_s_per_byte=cached_s, nearby_s_per_byte=nearby_s)
         fits.append(FamilyFit(name, model, tuple(positions), tuple(residuals.tolist())))
+    return fits
+
+
+def _from_memory(
+    samples: Sequence[Sample], seconds: FloatArray, dims: FloatArray, saved_s: float
+) -> FloatArray:
+    """(N,) seconds as if all constants came from memory, as those of large ones did.
+
+    Small ones stay in the last cache between the turns of a few workloads.
+
+    Args:
+        saved_s: by each element of constants that need not come from memory.
+    """
+    twice = np.array([sample.cached_s is not None for sample in samples])
+    return np.where(twice, seconds, seconds + saved_s * dims[:, Dim.CONSTANT_ELEMENTS])
+
+
+def _saved(
+    found: Mapping[str, Sequence[int]],
+    samples: Sequence[Sample],
+    table: FloatArray,
+    itemsizes: Mapping[str, float],
+    contraction: Mapping[str, bool],
+    settings: Settings,
+) -> dict[str, float]:
+    """By family that multiplies: what a byte of its constants saves in the last cache."""
+    pairs: dict[str, _Savings] = {}
+    for name, positions in found.items():
+        if contraction[name] and not settings_of(name.split()[1], settings).in_parts:
+            own = [samples[p] for p in positions]
+            pairs[name] = _savings(own, table[positions], itemsizes[name])
     # a byte is a byte: what was hardly measured both ways saves what other products save
     shared = [saved for own in pairs.values() for saved, _ in own]
-    return [
-        replace(
-            found,
-            model=replace(
-                found.model, cached_s_per_byte=_cached_s_per_byte(pairs[found.name], shared)
-            ),
-        )
-        if found.name in pairs
-        else found
-        for found in fits
-    ]
+    return {name: _cached_s_per_byte(own, shared) for name, own in pairs.items()}
 
 
 _Savings = list[tuple[float, float]]

@@ -273,8 +273,9 @@ class Predictor:
         constants = self._constant_bytes(dims) * live
         activations = moved_bytes(dims, 1.0) * self._itemsizes * live - constants
         total = (constants * self.kernels.times).sum()
+        moved = total + (activations * self.kernels.times).sum()
         return (
-            float(self.efficiency.kept_share(total)),
+            float(self.efficiency.kept_share(total, moved)),
             float(self.efficiency.near_share(total, activations.max(initial=0.0))),
         )
 

@@ -44,7 +44,7 @@ def totals_s(predictor: Predictor, counts: FloatArray) -> FloatArray:
         sweep.add(group, position)
     if predictor.efficiency.launches_ahead:
         return sweep.total_s
-    kept = predictor.efficiency.kept_share(sweep.constants)
+    kept = predictor.efficiency.kept_share(sweep.constants, sweep.moved)
     near = predictor.efficiency.near_share(sweep.constants, sweep.most)
     return sweep.total_s - kept * sweep.kept_s - near * sweep.near_s
 
@@ -75,6 +75,7 @@ class _Sweep:
         total_s: (N,) seconds until the last kernel so far ends.
         launched_s: (N,) seconds until it has been launched.
         constants: (N,) bytes of constants that the network reads.
+        moved: (N,) bytes that its kernels move, these among them.
         kept_s: (N,) seconds that these would save if all were still in the last cache.
         most: (N,) bytes of activations of the kernel with most of them.
         near_s: (N,) seconds that it would save with all of them in the nearer caches.
@@ -83,8 +84,8 @@ class _Sweep:
     def __init__(self, predictor: Predictor, counts: FloatArray) -> None:
         self.predictor = predictor
         self.counts = counts
-        zeros = np.zeros((6, len(counts)))
-        self.total_s, self.launched_s, self.constants, self.kept_s, self.most, self.near_s = zeros
+        self.total_s, self.launched_s, self.constants, self.moved = np.zeros((4, len(counts)))
+        self.kept_s, self.most, self.near_s = np.zeros((3, len(counts)))
         self._widths: dict[Share, _Widths] = {}
         self._factors: dict[object, _Factors] = {}
 
@@ -123,8 +124,12 @@ class _Sweep:
             self.constants += constants * runs
             kept_s = kernel.cached_s_per_byte * constants
             self.kept_s += kept_s * runs
+        moved: FloatArray | float = 0.0
+        if predictor.efficiency.near_s or predictor.efficiency.kept_bytes:
+            moved = kernel.moved_bytes(read.of_rows, written.of_rows)
+            self.moved += moved * runs
         if predictor.efficiency.near_s:
-            activations = kernel.moved_bytes(read.of_rows, written.of_rows) - constants
+            activations = moved - constants
             np.maximum(self.most, activations * alive, out=self.most)
             near_s = predictor.near_s[position]
             if near_s:

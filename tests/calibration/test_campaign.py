@@ -365,6 +365,26 @@ def test_working_sets_go_well_beyond_the_last_cache(cache_bytes: int, largest: i
     assert all(after == 2 * before for before, after in itertools.pairwise(sizes))
 
 
+@pytest.mark.parametrize(
+    ("rates", "expected"),
+    [
+        # 20 and 5: halfway is 10, which 64 MB have
+        ([20, 20, 20, 20, 20, 20, 10, 5, 5, 5, 5], 64 << 20),
+        # between 48 and 64 MB
+        ([20, 20, 20, 20, 20, 20, 5, 5, 5, 5, 5], (48 * 64) ** 0.5 * (1 << 20)),
+        # a reading that was disturbed in the middle of the cache
+        ([20, 20, 20, 20, 20, 20, 10, 5, 7, 5, 5], 64 << 20),
+        ([5.0, 5.1, 4.9, 5, 5, 5, 5, 5, 5, 5, 5], 0.0),
+    ],
+)
+def test_what_the_last_cache_keeps(rates: list[float], expected: float):
+    assert bandwidth.halfway(rates) == pytest.approx(expected)
+
+
+def test_what_this_machines_last_cache_keeps():
+    assert 0.0 <= bandwidth.kept_bytes() <= 256 << 20
+
+
 def test_a_small_campaign_on_this_machine(tmp_path: Path):
     found = campaign.run(
         open_backend("onnxruntime"),

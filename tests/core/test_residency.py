@@ -8,7 +8,7 @@ import pytest
 
 from latency_service.core.costing import cost_model
 from latency_service.core.efficiency import Efficiency, FamilyModel
-from latency_service.core.fit import Settings, fit
+from latency_service.core.fit import Settings, fit, sample_geometry
 from latency_service.core.predict import Predictor
 from latency_service.core.sample import Sample, Workload, sample_from_json, sample_to_json
 from latency_service.core.sweep import totals_s
@@ -38,8 +38,14 @@ class TestCacheSize:
         assert replace(efficiency(0.0), levels=LEVELS[:1]).cache_bytes == 0.0
 
     def test_a_share_falls_to_nothing(self):
-        shares = efficiency(0.0).kept_share(np.array([0.0, 2.0**22, 2.0**23, 2.0**30]))
+        constants = np.array([0.0, 2.0**22, 2.0**23, 2.0**30])
+        shares = efficiency(0.0).kept_share(constants, constants + 1e9)
         assert shares == pytest.approx([1.0, 0.5, 0.0, 0.0])
+
+    def test_where_it_was_measured_all_that_is_moved_drives_constants_out(self):
+        moved = np.array([0.0, 3.0e7, 6.0e7, 1.2e8, 6.0e8])
+        found = replace(efficiency(0.0), kept_bytes=6.0e7).kept_share(np.zeros(5), moved)
+        assert found == pytest.approx([1.0, 8 / 9, 0.5, 1 / 9, 1 / 1001])
 
 
 class TestPrediction:
@@ -80,8 +86,19 @@ class TestPrediction:
         assert close.at(costs.sizes).seconds == pytest.approx([expected])
         assert totals_s(close, costs.sizes[None, :]) == pytest.approx([expected])
 
-    def test_totals_agree_with_single_structures(self):
-        model = predictor(3, 131, 97, 61, 11)
+    def test_activations_lie_between_two_uses_of_a_weight(self):
+        size, data = 4 * 131 * 97, 4 * (3 * 131 + 3 * 97)
+        whole = replace(efficiency(1e-12), kept_bytes=float(size + data))
+        model = Predictor(cost_model(dense(3, 131, 97), efficiency=whole), whole)
+        without = 1e-6 + max(2 * 3 * 131 * 97 / 1e9, (size + data) / 1e9)
+        found = model.at(model.costs.sizes).seconds.sum()
+        assert found == pytest.approx(without - 0.5 * 1e-12 * size)
+
+    @pytest.mark.parametrize("kept", [0.0, 3e5])
+    def test_totals_agree_with_single_structures(self, kept: float):
+        whole = replace(efficiency(1e-12), kept_bytes=kept)
+        graph = dense(3, 131, 97, 61, 11)
+        model = Predictor(cost_model(graph, efficiency=whole), whole)
         shares = np.linspace(0.2, 1.0, 5)[:, None]
         counts = np.round(np.repeat(model.costs.sizes[None, :], 5, axis=0) * shares)
         assert len(np.unique(counts[:, 1])) == 5
@@ -130,6 +147,20 @@ class TestFit:
         assert found["float32 MatMul/learned"].cached_s_per_byte == pytest.approx(
             0.75e-10, rel=1e-3
         )
+
+    @pytest.mark.parametrize("keeps", [False, True])
+    def test_small_constants_are_fitted_as_if_they_came_from_memory(self, keeps: bool):
+        small = [
+            replace(sample, latency_s=sample.latency_s / 4, cached_s=None)
+            for sample in self.samples(16, None)
+        ]
+        rows = [*self.samples(13, 0.25), *small[13:]]
+        (family,) = fit(rows, Settings(keeps=keeps))
+        # a quarter of its time is what a product takes with all constants in the last cache
+        _, dims, _ = sample_geometry(small[15])
+        found = float(family.model.seconds(np.array([dims]), 4.0)[0])
+        cold = 4 * small[15].latency_s
+        assert (found == pytest.approx(cold, rel=0.05)) is keeps
 
     def test_few_pairs_say_nothing(self):
         rows = [*self.samples(3, 0.25), *self.samples(13, None)[3:]]
