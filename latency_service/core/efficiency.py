@@ -14,8 +14,9 @@ See docs/calibration.md#model.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -269,6 +270,8 @@ class Efficiency:
         near_bytes: footprint of a network from which on nothing of that is left.
         kept_bytes: what may be read between two uses of a weight before half of what it saves to
             find it in the last cache is lost; 0 where it was not measured.
+        slower: logarithm by which whole networks said that all families are slower than their
+            samples; it is part of the families' means and of `merged`.
         launches_ahead: whether the host launches kernels while others run, so that the fixed time
             of a family, its launch, is waited for only where the device has nothing else to do.
     """
@@ -287,7 +290,17 @@ class Efficiency:
     near_s: float = 0.0
     near_bytes: float = 0.0
     kept_bytes: float = 0.0
+    slower: float = 0.0
     launches_ahead: bool = False
+
+    def slowed(self, shift: float) -> Efficiency:
+        """All families slower by a logarithm."""
+        families = {
+            name: replace(model, mean=model.mean + shift) for name, model in self.families.items()
+        }
+        factor = math.exp(shift)
+        merged = {name: seconds * factor for name, seconds in self.merged.items()}
+        return replace(self, families=families, merged=merged, slower=self.slower + shift)
 
     def near_share(self, constant_bytes: FloatArray, most_bytes: FloatArray) -> FloatArray:
         """(...) share of `near_s` that the kernels of a network gain.

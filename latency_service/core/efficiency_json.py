@@ -16,6 +16,7 @@ from latency_service.core.recurrent import PARTS
 _LATER = (
     "alignment", "alone_s", "block", "cached_s_per_byte", "call_s", "kept_bytes", "launches_ahead",
     "near_bytes", "near_s", "nearby_s_per_byte", "panel", "parts", "slow_runs",
+    "slower",
 )  # fmt: skip
 
 
@@ -84,6 +85,7 @@ def efficiency_from_json(document: Any, where: str) -> Efficiency:
             name: read.number(table.get(name, 0.0), f"efficiency.{name}", 0.0)
             for name in ("alone_s", "call_s", "near_s", "near_bytes", "kept_bytes")
         },
+        slower=read.number(table.get("slower", 0.0), "efficiency.slower"),
         launches_ahead=read.flag(table.get("launches_ahead", False), "efficiency.launches_ahead"),
     )
 

@@ -122,7 +122,9 @@ def refitted(profile: Profile, samples: Sequence[Sample]) -> tuple[Profile, list
     samples = at_one_pace(samples)
     fits = fit(samples, settings)
     families = {found.name: found.model for found in fits}
-    efficiency = replace(before, families=families, merged=merged_costs(samples))
+    efficiency = replace(before, families=families, merged=merged_costs(samples), slower=0.0)
+    # what whole networks said of that measurement, they say of it still
+    efficiency = efficiency.slowed(before.slower)
     return _as_stored(replace(profile, efficiency=efficiency)), fits
 
 

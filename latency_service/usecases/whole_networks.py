@@ -89,11 +89,7 @@ def _slower(efficiency: Efficiency, logarithms: FloatArray) -> Efficiency:
     shift = middle * _PACE_SPREAD**2 / (_PACE_SPREAD**2 + variance)
     if abs(shift) < _LEAST_SHIFT:
         return efficiency
-    families = {
-        name: replace(model, mean=model.mean + shift) for name, model in efficiency.families.items()
-    }
-    merged = {name: seconds * float(np.exp(shift)) for name, seconds in efficiency.merged.items()}
-    return replace(efficiency, families=families, merged=merged)
+    return efficiency.slowed(shift)
 
 
 def report_points(profile: Profile, networks: Mapping[str, float]) -> list[NetworkPoint]:

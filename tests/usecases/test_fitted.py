@@ -121,6 +121,19 @@ def test_the_same_samples_give_the_same_profile_again() -> None:
     assert again.digest == profile.digest
 
 
+def test_what_whole_networks_said_outlives_another_fit() -> None:
+    plain, _ = revision_profile(DEVICE, SHEET, measurement())
+    assert plain.efficiency is not None
+    slowed = replace(plain, efficiency=plain.efficiency.slowed(0.03))
+    stored = profile_from_json(json.loads(json.dumps(profile_to_json(slowed))), "a profile")
+    again, _ = refitted(stored, samples())
+
+    assert again.efficiency is not None
+    assert again.efficiency.slower == 0.03
+    for name, model in plain.efficiency.families.items():
+        assert again.efficiency.families[name].mean == pytest.approx(model.mean + 0.03)
+
+
 def test_a_data_sheet_cannot_be_fitted_again() -> None:
     with pytest.raises(CalibrationError, match="calibrate the device"):
         refitted(SHEET, samples())
