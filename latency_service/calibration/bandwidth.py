@@ -27,7 +27,8 @@ _MOST = 512 << 20
 _ROUNDS, _READ_ROUNDS = 5, 9
 # Sizes whose rate differs by less are one level.
 _ALIKE = 0.2
-# What is read again, more than a core's own caches keep of it; and what is read in between.
+# Bytes that are read again, and those in between: from more than a core has for itself to more than
+# a tenant keeps of the last cache.
 _AGAIN = 1 << 20
 _BETWEEN = tuple(size << 20 for size in (4, 8, 16, 24, 32, 48, 64, 96, 128, 192, 256))
 # A last cache is worth this much at least: its rate over that of memory.

@@ -40,7 +40,8 @@ _REORDERS = 250
 _REFERENCE_RUNS = 8
 REFERENCE = Workload("MatMul", ((192, 192), (192, 192)), outputs=((192, 192),))
 _NOISY, _UNUSABLE, _LEAST_CLEAN = 0.10, 0.25, 0.3
-# Elements of images that are large, and products for each of theirs that are few.
+# Elements of images that leave a core's own cache (4 MB in float32), and products for each of them
+# that are few: a first layer's window of 7x7 over three colours has 147.
 _LARGE_IMAGES, _MOST_PRODUCTS = 1 << 20, 160
 # What shares the core comes and goes in milliseconds: longer runs than this need not see it.
 _LONG_S = 0.3e-3

@@ -29,7 +29,7 @@ NEAR_KERNEL_BYTES = 1e6
 # The core's own cache: where bandwidth has not fallen below this share of the highest.
 _OWN = 0.6
 # What so many kernels before one moved tells whether the place where it writes is still near.
-BEFORE = 6
+_BEFORE = 6
 # How steeply the last cache forgets: of caches that replace what was used longest ago nearly all is
 # there or nothing.
 _STEEP = 3.0
@@ -73,7 +73,7 @@ class FamilyModel:
         cached_s_per_byte: seconds that a kernel saves for every byte of constants that is still in
             the last cache, where the others' come from memory.
         nearby_s_per_byte: seconds that a kernel saves for every byte that it moves where its output
-            lies in the core's own cache; less, the more of that cache it fills itself (`nearby_s`).
+            lies in the core's own cache; less, the more of that cache it fills itself (`filling`).
         block, alignment: of the runtime's layout (`Layout`) where the family's kernels run on
             blocks of channels; 0 where they do not.
         panel: positions of an image that the family's kernels compute at once; 0 where any number.
@@ -333,7 +333,7 @@ class Efficiency:
 
         Kernels mostly write where an earlier one's output lay that is no longer needed. What was
         moved since drives it out of the core's own cache: of networks' kernels whose last
-        `BEFORE` ones moved twice that cache half pay what samples pay that find it far away.
+        `_BEFORE` ones moved twice that cache half pay what samples pay that find it far away.
 
         Args:
             moved: (P,) bytes that each kernel moves, in the order in which they run; before the
@@ -341,7 +341,7 @@ class Efficiency:
         """
         twice = 2.0 * self.core_bytes
         before = np.zeros(len(moved))
-        for back in range(1, min(BEFORE, len(moved)) + 1):
+        for back in range(1, min(_BEFORE, len(moved)) + 1):
             before += np.roll(moved, back)
         share: FloatArray = twice / (before + max(twice, 1.0))
         return share

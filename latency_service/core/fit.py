@@ -347,18 +347,20 @@ def _nearby_s_per_byte(
 ) -> float:
     """What a byte saves a family of kernels whose output lies in the core's own cache.
 
-    The median over the samples that tell: not the smallest, whose code came from afar too.
+    The median over the bytes of the samples that tell: of small ones the code came from afar too.
     """
-    moved = moved_bytes(dims, itemsize)
-    bytes_near = filling(moved, core_bytes)
-    values = [
-        (sample.latency_s - sample.cached_s) / near
+    bytes_near = filling(moved_bytes(dims, itemsize), core_bytes)
+    told = sorted(
+        ((sample.latency_s - sample.cached_s) / near, near)
         for sample, near in zip(samples, bytes_near.tolist(), strict=True)
         if sample.cached_s is not None and near > _LEAST_NEAR * core_bytes
-    ]
-    if len(values) < _LEAST_PAIRS:
+    )
+    if len(told) < _LEAST_PAIRS:
         return 0.0
-    return float(f"{max(float(np.median(values)), 0.0):.4g}")
+    values, weights = np.array(told).T
+    total = np.cumsum(weights)
+    middle = float(values[np.searchsorted(total, 0.5 * total[-1])])
+    return float(f"{max(middle, 0.0):.4g}")
 
 
 def sample_geometry(sample: Sample) -> tuple[str, tuple[float, ...], bool]:

@@ -6,7 +6,6 @@ its own, charged to the layer that causes it.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Sequence
 
 import numpy as np
@@ -183,7 +182,7 @@ class _Table:
         family, dims, follows = row
         self.layers.append(layer)
         self.families.append(family + suffix)
-        others = _fallbacks(family, node)
+        others = _fallbacks(family, node, dims[Dim.TAPS])
         self.fallbacks.append((family, *others) if suffix else others)
         self.dtypes.append(dtype)
         self.dims.append(dims)
@@ -245,11 +244,11 @@ _ALIKE = {
 }  # fmt: skip
 
 
-def _fallbacks(family: str, node: Node) -> tuple[str, ...]:
+def _fallbacks(family: str, node: Node, taps: float) -> tuple[str, ...]:
     """Families to try in turn: other forms of the operator, then one that is alike."""
     op, _, kind = family.partition("/")
     tried = [family]
-    if family == f"Conv/{LINE}" and math.prod(node.parameters[0].shape[2:]) == 1:
+    if family == f"Conv/{LINE}" and taps == 1.0:
         tried.append("Conv/pointwise")
     tried += usual_forms(family)
     if kind and op != "Conv":

@@ -133,7 +133,9 @@ class Predictor:
 
         # (P,) seconds for each byte that lies in the core's own cache, at the full structure
         moved = moved_bytes(kernels.dims, 1.0) * self._itemsizes
-        self.nearby_s_per_byte = nearby * efficiency.near_places(moved)
+        in_turn = np.argsort(kernels.layers, kind="stable")  # reorders stand behind all layers
+        nearby[in_turn] *= efficiency.near_places(moved[in_turn])
+        self.nearby_s_per_byte = nearby
         self._core_bytes = efficiency.core_bytes
         self.in_rows = np.array([f.startswith(_IN_ROWS) for f in kernels.families], dtype=bool)
         # recurrent layers are measured with all that they use in the nearer caches

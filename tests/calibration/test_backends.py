@@ -282,12 +282,16 @@ def test_who_writes_where_no_layer_has_been_for_a_while(
 
 
 def test_the_weights_of_a_recurrent_layer_come_from_afar_only_once():
-    large, small = (1, 2048, 512), (1, 2048, 512)
-    lstm = Workload("LSTM", ((3, 1, 512), large, small), learned=(1, 2), outputs=((3, 1, 1, 512),))
+    weight, recurrence = (1, 2048, 509), (1, 2048, 512)
+    inputs = ((3, 1, 509), weight, recurrence)
+    lstm = Workload("LSTM", inputs, learned=(1, 2), outputs=((3, 1, 1, 512),))
     assert weight_bytes(lstm) > 8e6
     assert not is_cold(lstm)
     product = Workload("MatMul", ((3, 512), (512, 2048)), learned=(1,), outputs=((3, 2048),))
     assert is_cold(product)
+    table = Workload("Gather", ((4096, 512), (7,)), {"axis": 0}, learned=(0,), outputs=((7, 512),))
+    assert weight_bytes(table) > 8e6
+    assert not is_cold(table)  # few of its rows are read
 
 
 def test_every_other_run_finds_its_output_nearer() -> None:

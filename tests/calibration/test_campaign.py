@@ -381,8 +381,18 @@ def test_what_the_last_cache_keeps(rates: list[float], expected: float):
     assert bandwidth.halfway(rates) == pytest.approx(expected)
 
 
-def test_what_this_machines_last_cache_keeps():
-    assert 0.0 <= bandwidth.kept_bytes() <= 256 << 20
+def test_the_last_cache_is_asked_with_a_megabyte(monkeypatch: pytest.MonkeyPatch):
+    asked: Counter[int] = Counter()
+
+    def read_again(block: Any, others: Any) -> float:
+        assert block.nbytes == 1 << 20
+        asked[others.nbytes >> 20] += 1
+        return 5e-5 if others.nbytes <= 48 << 20 else 2e-4
+
+    monkeypatch.setattr(bandwidth, "_read_again", read_again)
+    assert bandwidth.kept_bytes() == pytest.approx((48 * 64) ** 0.5 * (1 << 20))
+    assert sorted(asked) == [4, 8, 16, 24, 32, 48, 64, 96, 128, 192, 256]
+    assert set(asked.values()) == {9}
 
 
 def test_a_small_campaign_on_this_machine(tmp_path: Path):

@@ -43,3 +43,12 @@ def test_convolutions_along_one_axis(
     assert costs.kernels is not None
     (assigned,) = assign(costs.kernels, efficiency)
     assert (assigned.name, assigned.exact) == (f"float32 Conv/{chosen}", exact)
+
+
+def test_a_convolution_along_one_axis_may_read_its_weights() -> None:
+    work = Workload("Conv", ((1, 31, 97), (61, 31, 1)), outputs=((1, 61, 97),))
+    efficiency = Efficiency({"float32 Conv/pointwise": MODEL}, 0.0, ((2.0**30, 1e9),), 8, 0.04)
+    costs = cost_model(workload_graph(work), efficiency=efficiency)
+    assert costs.kernels is not None
+    (assigned,) = assign(costs.kernels, efficiency)
+    assert assigned.name == "float32 Conv/pointwise"

@@ -8,9 +8,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from latency_service.core.costing import cost_model
-from latency_service.core.efficiency import Efficiency, FamilyModel, core_cache_bytes, filling
+from latency_service.core.efficiency import (
+    Efficiency,
+    FamilyModel,
+    Layout,
+    core_cache_bytes,
+    filling,
+)
 from latency_service.core.fit import FamilyFit, Settings, fit
-from latency_service.core.graph import GraphInput, Layer, Output, layer_graph
+from latency_service.core.graph import GraphInput, Layer, Output, Parameter, layer_graph
 from latency_service.core.predict import Predictor
 from latency_service.core.sample import Sample, Workload
 from latency_service.core.sweep import totals_s
@@ -101,6 +107,11 @@ class TestFit:
             3e-11, rel=1e-3
         )
 
+    def test_large_kernels_say_more_than_small_ones(self) -> None:
+        small = [self.turned(97 + k, 9e-11) for k in range(9)]
+        large = [self.turned(997 + k, 3e-11) for k in range(7)]
+        assert self.fitted(*small, *large).model.nearby_s_per_byte == pytest.approx(3e-11, rel=1e-3)
+
     def test_few_pairs_say_nothing(self) -> None:
         rows = [replace(self.turned(97 * k, 3e-11), cached_s=None) for k in range(1, 17)]
         few = [self.turned(97 * k, 3e-11) for k in range(1, 5)]
@@ -139,3 +150,27 @@ class TestPrediction:
         found = model.at(model.costs.sizes).seconds
         assert found == pytest.approx([expected] * count)
         assert totals_s(model, model.costs.sizes[None, :]) == pytest.approx([expected * count])
+
+    def test_reorders_count_where_they_run(self) -> None:
+        image, turned = (1, 16, 31, 29), [0, 1, 3, 2]
+        conv = Layer(
+            "conv", "Conv", ("x",), (Output("t0"),), {}, (Parameter("weight", (16, 16, 1, 1)),)
+        )
+        turns = tuple(
+            Layer(f"turn{k}", "Transpose", (f"t{k}",), (Output(f"t{k + 1}"),), {"perm": turned})
+            for k in range(7)
+        )
+        graph = layer_graph((GraphInput("x", image),), (conv, *turns), ("t7",))
+        layout = Layout(16, 4, (), ())
+        whole = replace(efficiency(1e-10), layout=layout)
+        model = Predictor(cost_model(graph, efficiency=whole), whole)
+        names = [
+            (model.costs.names[layer], family)
+            for layer, family in zip(model.kernels.layers, model.kernels.families, strict=True)
+        ]
+        assert names[-2:] == [("conv", "ReorderInput"), ("conv", "ReorderOutput")]
+        moved = 8.0 * 16 * 31 * 29  # by each turn and each reorder
+        # five turns and what brought the image back ran before the sixth turn
+        near = 2 * CORE / (6 * moved + 2 * CORE)
+        found = dict(zip(names, model.nearby_s_per_byte, strict=True))
+        assert found["turn5", "Transpose/last"] == pytest.approx(near * 1e-10)

@@ -143,7 +143,7 @@ class _Builder:
                 names.append(f"w{position}_{copy}")
                 self._constant(names[-1], self._data(operand, shape, learned=True))
             else:
-                near = position > 0 or not adds_a_shortcut(work)
+                near = position > 0 or not _adds_a_shortcut(work)
                 names.append(self._feed(f"x{position}_{inputs}", operand, shape, blocked, near))
         for key, value in named.items():
             place = op.operands.index(key)
@@ -237,7 +237,7 @@ class _Builder:
         return assemble(self.nodes, self.feeds, self.outputs, self.constants)
 
 
-def adds_a_shortcut(work: Workload) -> bool:
+def _adds_a_shortcut(work: Workload) -> bool:
     """Whether one of its images is that of a shortcut, which layers long ago wrote."""
     images = [shape for k, shape in enumerate(work.inputs) if k not in work.learned]
     return work.op == "Add" and len(images) > 1 and images[0] == images[1]
@@ -253,7 +253,7 @@ def writes_afar(work: Workload) -> bool:
     op = OPS[work.op]
     if op.contraction or work.op in _OVERWRITES:
         return False
-    return op.family != "elementwise" or work.op == "Div" or adds_a_shortcut(work)
+    return op.family != "elementwise" or work.op == "Div" or _adds_a_shortcut(work)
 
 
 def producer(op: str) -> str:
@@ -336,11 +336,12 @@ def weight_bytes(work: Workload) -> float:
 
 
 def is_cold(work: Workload) -> bool:
-    """Whether its weights come from main memory, as a network's large ones do.
+    """Whether it multiplies with weights that come from main memory, as a network's large ones do.
 
     Those of a recurrent layer do so once, for the first of its steps.
     """
-    return work.op not in RECURRENT and weight_bytes(work) >= _LARGE_WEIGHTS
+    multiplies = OPS[work.op].contraction and work.op not in RECURRENT
+    return multiplies and weight_bytes(work) >= _LARGE_WEIGHTS
 
 
 def copies_of(work: Workload) -> int:

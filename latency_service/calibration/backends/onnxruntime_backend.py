@@ -291,10 +291,10 @@ class _Session:
         """Run once; wall seconds."""
         farther = self.alternates and len(self.readings) % 2 == 0
         if farther and self.evicts:
-            _EVICTOR.sum()
+            _EVICTOR.sum()  # the weights; what is written stays near
         self._written.fill(0.0)
         if farther and not self.evicts:
-            _NEARER.sum()
+            _NEARER.sum()  # what is written
         for raw in self._raw:
             np.bitwise_or(raw, raw, out=raw)
         # longer than a run takes, another run is worth more than a wait
