@@ -1,4 +1,4 @@
-"""What each cache and the main memory deliver, and how long the last cache keeps something.
+"""What each cache and the main memory deliver.
 
 Reading, copying and adding two arrays (STREAM's triad, McCalpin 1995) over working sets from 16 KiB
 to four times the last cache, 512 MiB at most; per size the fastest of the three counts, over rounds
@@ -7,9 +7,8 @@ the median of the best. Neighbouring sizes at the same speed are one level.
 
 from __future__ import annotations
 
-import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -24,15 +23,9 @@ Array = npt.NDArray[np.float32]
 _SMALLEST, _LARGEST = 16 << 10, 128 << 20
 # Servers share hundreds of megabytes of cache among tenants: nobody has them alone.
 _MOST = 512 << 20
-_ROUNDS, _READ_ROUNDS = 5, 9
+_ROUNDS = 5
 # Sizes whose rate differs by less are one level.
 _ALIKE = 0.2
-# Bytes that are read again, and those in between: from more than a core has for itself to more than
-# a tenant keeps of the last cache.
-_AGAIN = 1 << 20
-_BETWEEN = tuple(size << 20 for size in (4, 8, 16, 24, 32, 48, 64, 96, 128, 192, 256))
-# A last cache is worth this much at least: its rate over that of memory.
-_WORTH = 1.25
 
 
 def levels(seconds: float, threads: int = 1) -> tuple[tuple[float, Rate], ...]:
@@ -67,39 +60,6 @@ def levels(seconds: float, threads: int = 1) -> tuple[tuple[float, Rate], ...]:
         (size, rate if (size, rate) == last else Rate(*(scale * v for v in _values(rate))))
         for size, rate in merged
     )
-
-
-def kept_bytes() -> float:
-    """What may be read between two uses of a megabyte before the last cache has lost half of it.
-
-    Half of what it saves: where the rate at which it is read again is the geometric mean of those
-    from the last cache and from memory. 0 where the two are nearly the same.
-    """
-    block = np.ones(_AGAIN // 4, dtype=np.float32)
-    others = np.ones(_BETWEEN[-1] // 4, dtype=np.float32)
-    seconds = [
-        float(np.median([_read_again(block, others[: size // 4]) for _ in range(_READ_ROUNDS)]))
-        for size in _BETWEEN
-    ]
-    return halfway([_AGAIN / taken for taken in seconds])
-
-
-def halfway(rates: Sequence[float]) -> float:
-    """Of the sizes in between, the one at which the rate has fallen halfway, in logarithms."""
-    falling = np.minimum.accumulate(np.log(rates))
-    if falling[0] - falling[-1] < math.log(_WORTH):
-        return 0.0
-    middle = 0.5 * (falling[0] + falling[-1])
-    return float(np.exp(np.interp(-middle, -falling, np.log(_BETWEEN))))
-
-
-def _read_again(block: Array, others: Array) -> float:
-    """Seconds of reading a block again after others."""
-    block.sum()
-    others.sum()
-    begin = time.perf_counter()
-    block.sum()
-    return time.perf_counter() - begin
 
 
 def _values(rate: Rate) -> tuple[float, float, float]:

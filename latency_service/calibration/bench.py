@@ -48,27 +48,30 @@ _LONG_S = 0.3e-3
 
 
 class _Ready(NamedTuple):
-    """A workload of a batch, how often it is run in a round, and how often in each turn."""
+    """A workload of a batch, how often it is run in a round, in each turn, and was to try it."""
 
     work: Workload
     prepared: Prepared
     once_s: float
     repeats: int
     at_once: int
+    tried: int
 
 
 def _make_ready(backend: Backend, work: Workload) -> _Ready:
     prepared = backend.prepare(work)
+    at_once = max(prepared.at_once, 2 if _finds_its_own(work) else 1)
+    tried = max(at_once, 2)
     try:
-        prepared.run()
-        once_s = prepared.run()
+        for _ in range(tried):
+            once_s = prepared.run()
     except BaseException:
         with contextlib.suppress(Exception):
             prepared.finish()
         raise
-    at_once = 2 if prepared.alternates or _finds_its_own(work) else 1
     repeats = int(np.clip(_ROUND_S / max(once_s, 1e-7), 1, prepared.most_runs))
-    return _Ready(work, prepared, once_s, repeats + repeats % at_once, at_once)
+    # whole turns
+    return _Ready(work, prepared, once_s, repeats + -repeats % at_once, at_once, tried)
 
 
 def _turns(ready: Sequence[_Ready]) -> Iterator[_Ready]:
@@ -194,7 +197,7 @@ class Bench:
         finished = [member.prepared.finish() for member in ready]
         samples: list[Sample] = []
         for number, (member, runs) in enumerate(zip(ready, finished, strict=True)):
-            taken = self._samples(member, runs[2:])
+            taken = self._samples(member, runs[member.tried :])
             samples += [replace(row, reference_s=beside[number // _GROUP]) for row in taken]
         return samples, refused
 
@@ -204,18 +207,18 @@ class Bench:
         self.clean += sum(run.clean for run in runs)
         self.shared += sum(run.shared for run in runs)
         parts = [runs[first : first + repeats] for first in range(0, len(runs), repeats)]
-        own = _alone([[run for run in part if run.clean and not run.cached] for part in parts])
-        again = _alone([[run for run in part if run.clean and run.cached] for part in parts])
+        own, again = (
+            _alone([[run for run in part if run.clean and run.cached is found] for part in parts])
+            for found in (False, True)
+        )
         if not own:
             return []
         runs = [run for part in own for run in part]
         rounds_s = [faster_half([run.kernel_s for run in part]) for part in own]
-        nearer = [run.kernel_s for part in again for run in part]
+        several = self.backend.threads > 1
         # memory is what neighbours disturb most, and only ever slow down
-        cold = member.prepared.evicts
-        best = self.backend.threads > 1 or cold
-        middle = min(rounds_s) if best else _typical([run.kernel_s for run in runs])
-        again_s = (min(nearer) if cold else _typical(nearer)) if nearer else None
+        middle = _over_rounds(own, best=several or member.prepared.evicts)
+        again_s = _over_rounds(again, best=several) if again else None
         if middle > 20 * self.backend.resolution_s:
             self.spreads.append(float(np.subtract(*np.quantile(rounds_s, [0.75, 0.25]))) / middle)
         to_blocks = [run.to_blocks_s for run in runs]
@@ -267,6 +270,13 @@ def _references(runs: Sequence[Run], groups: int) -> list[float]:
 def median_of_bests(rounds: Sequence[list[Run]]) -> float:
     """Seconds of each round's best run that had the core to itself; their median."""
     return float(np.median([min(run.kernel_s for run in part) for part in _alone(rounds)]))
+
+
+def _over_rounds(rounds: Sequence[list[Run]], best: bool) -> float:
+    """Seconds of the best round, or of all rounds together."""
+    if best:
+        return min(faster_half([run.kernel_s for run in part]) for part in rounds)
+    return _typical([run.kernel_s for part in rounds for run in part])
 
 
 def _typical(values: Sequence[float]) -> float:

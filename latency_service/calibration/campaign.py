@@ -15,12 +15,12 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from latency_service.calibration.backends import Backend, RunsNetworks
-from latency_service.calibration.bandwidth import kept_bytes
 from latency_service.calibration.bench import Bench
 from latency_service.calibration.journal import Journal
 from latency_service.calibration.masks import slow_runs
 from latency_service.calibration.measurement import Measurement, Rate
 from latency_service.calibration.references import ReferenceRuns
+from latency_service.calibration.retention import Retention
 from latency_service.calibration.timing import bootstrap_interval
 from latency_service.calibration.workloads import draw, merged_workloads, peak_workloads
 from latency_service.core.errors import CalibrationError
@@ -76,11 +76,11 @@ def run(backend: Backend, plan: Plan, journal: Journal, progress: Progress) -> M
     progress("rules", used(), "what the runtime merges and how it stores images")
     fusion, layout = backend.discover(next(iter(plan.shares)))
     rates: dict[str, Rate] = {}
-    networks, slow, kept = None, {}, 0.0
+    networks, slow, retention = None, {}, None
     if backend.kind == "cpu" and isinstance(backend, RunsNetworks):
         networks = ReferenceRuns(backend)
         slow = slow_runs(backend) if "float32" in plan.shares else {}
-        kept = kept_bytes()
+        retention = Retention()
     bench = Bench(backend)
     left_out = 0
     until = 0.0
@@ -98,6 +98,8 @@ def run(backend: Backend, plan: Plan, journal: Journal, progress: Progress) -> M
             journal.append(samples)
             if networks is not None:
                 networks.round()
+            if retention is not None:
+                retention.round()
             spread = bench.spread
             progress(
                 f"operators, {dtype}", used(),
@@ -120,7 +122,7 @@ def run(backend: Backend, plan: Plan, journal: Journal, progress: Progress) -> M
         fusion=fusion,
         networks={} if networks is None else networks.seconds(),
         slow_runs=slow,
-        kept_bytes=kept,
+        kept_s=0.0 if retention is None else retention.half_life_s(),
         environment={
             **backend.facts(),
             "left_out": left_out,

@@ -35,7 +35,7 @@ class Measurement:
         layout: how images are stored in blocks of channels; None where there is one layout.
         fusion: what the runtime merges.
         slow_runs: seconds that masks cost, by cause (core/masks.py).
-        kept_bytes: how much may be read before the last cache has lost half of what it held.
+        kept_s: after which the last cache has lost half of what it held; 0: it loses nothing.
         environment: hardware, versions and state of the machine.
         networks: seconds of the reference networks (calibration/references.py) by name.
         launches_ahead: whether samples hold their launch, which networks hide behind other kernels.
@@ -54,6 +54,6 @@ class Measurement:
     environment: Mapping[str, Any] = field(default_factory=dict)
     networks: Mapping[str, float] = field(default_factory=dict)
     slow_runs: Mapping[str, float] = field(default_factory=dict)
-    kept_bytes: float = 0.0
+    kept_s: float = 0.0
     launches_ahead: bool = False
     noise: str | None = None

@@ -14,10 +14,13 @@ from latency_service.core.masks import CAUSES
 from latency_service.core.recurrent import PARTS
 
 _LATER = (
-    "alignment", "alone_s", "block", "cached_s_per_byte", "call_s", "kept_bytes", "launches_ahead",
-    "near_bytes", "near_s", "nearby_s_per_byte", "panel", "parts", "slow_runs",
+    "alignment", "alone_s", "block", "cached_s_per_byte", "call_s", "kept_s", "launches_ahead",
+    "measured_cached", "near_bytes", "near_s", "nearby_s_per_byte", "panel", "parts", "slow_runs",
     "slower",
 )  # fmt: skip
+
+# What some revisions hold that are older than `kept_s`.
+_GONE = "kept_bytes"
 
 
 def efficiency_to_json(efficiency: Efficiency) -> dict[str, Any]:
@@ -51,7 +54,8 @@ def efficiency_from_json(document: Any, where: str) -> Efficiency:
         ProfileError: naming the field, what it holds and what it must hold.
     """
     read = _Reader(where)
-    table = read.table(document, "efficiency")
+    table = dict(read.table(document, "efficiency"))
+    table.pop(_GONE, None)
     read.only(table, "efficiency", Efficiency)
     families = read.table(table.get("families"), "efficiency.families")
     merged = read.table(table.get("merged", {}), "efficiency.merged")
@@ -83,7 +87,7 @@ def efficiency_from_json(document: Any, where: str) -> Efficiency:
         source=read.text(table.get("source", ""), "efficiency.source"),
         **{
             name: read.number(table.get(name, 0.0), f"efficiency.{name}", 0.0)
-            for name in ("alone_s", "call_s", "near_s", "near_bytes", "kept_bytes")
+            for name in ("alone_s", "call_s", "near_s", "near_bytes", "kept_s")
         },
         slower=read.number(table.get("slower", 0.0), "efficiency.slower"),
         launches_ahead=read.flag(table.get("launches_ahead", False), "efficiency.launches_ahead"),
@@ -130,6 +134,7 @@ def _family(read: _Reader, document: Any, at: str) -> FamilyModel:
         cached_s_per_byte=read.number(
             row.get("cached_s_per_byte", 0.0), f"{at}.cached_s_per_byte", 0.0
         ),
+        measured_cached=read.flag(row.get("measured_cached", False), f"{at}.measured_cached"),
         nearby_s_per_byte=read.number(
             row.get("nearby_s_per_byte", 0.0), f"{at}.nearby_s_per_byte", 0.0
         ),

@@ -6,7 +6,7 @@ Every family is fitted on its own: achieved rates from the fastest samples, then
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -14,21 +14,18 @@ import numpy as np
 
 from latency_service.core.bind import bind
 from latency_service.core.binding import Binding
-from latency_service.core.efficiency import FamilyModel, Layout, filling, moved_bytes
+from latency_service.core.efficiency import FamilyModel, Layout, moved_bytes
 from latency_service.core.features import FloatArray, features_of
 from latency_service.core.gaussian_process import cross_validate, learn, learn_delayed, rounded
 from latency_service.core.geometry import LINE, RECURRENT, Dim, geometry, reorder_geometry
 from latency_service.core.ops import OPS
 from latency_service.core.recurrent import fit_parts
 from latency_service.core.sample import REORDERS, Sample, Workload, workload_graph
+from latency_service.core.savings import cached_s_per_byte, nearby_s_per_byte
 from latency_service.core.units import BYTES_PER_ELEMENT
 
 # Most support points of a family that only moves memory.
 _SMOOTH = 96
-# Samples that say what a cache saves; fewer say nothing.
-_LEAST_PAIRS = 5
-# Those that find less than this share of the core's own cache tell other things.
-_LEAST_NEAR = 0.01
 # With fewer samples, a form of an operator is charged like the operator's usual form.
 _LEAST_SAMPLES = 4
 # Columns that onnxruntime computes at once (MlasSgemmCopyPackB in mlas/lib/sgemm.cpp packs the
@@ -49,7 +46,6 @@ class Settings:
         resolution_s: of the clock that took the samples.
         layout: of the runtime; None where it keeps one.
         core_bytes: of the cache that a core has for itself; 0 where none was measured.
-        keeps: whether small constants were in the last cache where they were measured once.
         panel: positions of an image that the family's kernels compute at once; 0: any number.
         in_parts: whether the family is that of a recurrent operator, on a CPU.
     """
@@ -60,7 +56,6 @@ class Settings:
     resolution_s: float = 0.5e-6
     layout: Layout | None = None
     core_bytes: float = 0.0
-    keeps: bool = False
     panel: int = 0
     in_parts: bool = False
 
@@ -250,19 +245,27 @@ def fit(samples: Sequence[Sample], settings: Settings) -> list[FamilyFit]:
         rows.append(dims)
     table = np.array(rows, dtype=np.float64).reshape(-1, len(Dim))
     seconds = np.array([sample.latency_s for sample in samples])
-    itemsizes = {name: BYTES_PER_ELEMENT[name.split()[0]] for name in found}
-    saved = _saved(found, samples, table, itemsizes, contraction, settings)
+    fetching = [
+        name
+        for name in found
+        if contraction[name] and not settings_of(name.split()[1], settings).in_parts
+    ]
+    fetched = [position for name in fetching for position in found[name]]
+    itemsizes = np.array([BYTES_PER_ELEMENT[s.workload.dtype] for s in samples])
+    sizes = itemsizes * table[:, Dim.CONSTANT_ELEMENTS]
+    saved_s = cached_s_per_byte([samples[p] for p in fetched], sizes[fetched])
     fits = []
     for name, positions in sorted(found.items(), key=lambda item: (-len(item[1]), item[0])):
         usual = found.get(name.partition("/")[0], ())
         if len(positions) < min(_LEAST_SAMPLES, len(usual)):
             continue
         own, shapes = [samples[p] for p in positions], table[positions]
-        itemsize = itemsizes[name]
-        cached_s = saved.get(name, 0.0)
+        itemsize = BYTES_PER_ELEMENT[name.split()[0]]
+        cached_s = saved_s if name in fetching else 0.0
         own_s = seconds[positions]
-        if settings.keeps:
-            own_s = _from_memory(own, own_s, shapes, itemsize * cached_s)
+        if name in fetching:
+            # small constants, too, stay in the last cache between two turns
+            own_s = np.array([s.latency_s if s.cached_s is None else s.cached_s for s in own])
         model, residuals = fit_family(
             shapes,
             own_s,
@@ -273,94 +276,15 @@ def fit(samples: Sequence[Sample], settings: Settings) -> list[FamilyFit]:
         )
         nearby_s = 0.0
         if not contraction[name]:
-            nearby_s = _nearby_s_per_byte(own, shapes, itemsize, settings.core_bytes)
-        model = replace(model, cached_s_per_byte=cached_s, nearby_s_per_byte=nearby_s)
+            nearby_s = nearby_s_per_byte(own, shapes, itemsize, settings.core_bytes)
+        model = replace(
+            model,
+            cached_s_per_byte=cached_s,
+            measured_cached=cached_s > 0.0,
+            nearby_s_per_byte=nearby_s,
+        )
         fits.append(FamilyFit(name, model, tuple(positions), tuple(residuals.tolist())))
     return fits
-
-
-def _from_memory(
-    samples: Sequence[Sample], seconds: FloatArray, dims: FloatArray, saved_s: float
-) -> FloatArray:
-    """(N,) seconds as if all constants came from memory, as those of large ones did.
-
-    Small ones stay in the last cache between the turns of a few workloads.
-
-    Args:
-        saved_s: by each element of constants that need not come from memory.
-    """
-    twice = np.array([sample.cached_s is not None for sample in samples])
-    return np.where(twice, seconds, seconds + saved_s * dims[:, Dim.CONSTANT_ELEMENTS])
-
-
-def _saved(
-    found: Mapping[str, Sequence[int]],
-    samples: Sequence[Sample],
-    table: FloatArray,
-    itemsizes: Mapping[str, float],
-    contraction: Mapping[str, bool],
-    settings: Settings,
-) -> dict[str, float]:
-    """By family that multiplies: what a byte of its constants saves in the last cache."""
-    pairs: dict[str, _Savings] = {}
-    for name, positions in found.items():
-        if contraction[name] and not settings_of(name.split()[1], settings).in_parts:
-            own = [samples[p] for p in positions]
-            pairs[name] = _savings(own, table[positions], itemsizes[name])
-    # a byte is a byte: what was hardly measured both ways saves what other products save
-    shared = [saved for own in pairs.values() for saved, _ in own]
-    return {name: _cached_s_per_byte(own, shared) for name, own in pairs.items()}
-
-
-_Savings = list[tuple[float, float]]
-
-
-def _savings(samples: Sequence[Sample], dims: FloatArray, itemsize: float) -> _Savings:
-    """(seconds saved, most of them) per byte of constants that were measured both ways."""
-    found = []
-    for sample, row in zip(samples, dims, strict=True):
-        if sample.cached_s is not None:
-            size = max(itemsize * float(row[Dim.CONSTANT_ELEMENTS]), 1.0)
-            saved = (sample.latency_s - sample.cached_s) / size
-            found.append((saved, 0.9 * sample.latency_s / size))
-    return found
-
-
-def _cached_s_per_byte(own: _Savings, shared: Sequence[float]) -> float:
-    """What a byte of constants saves a family when it need not come from memory.
-
-    The median over its samples; never so much that one of them would take less than a tenth of its
-    time.
-
-    Args:
-        shared: of other families, for one with too few samples.
-    """
-    values = [saved for saved, _ in own] if len(own) >= _LEAST_PAIRS else shared
-    if len(values) < _LEAST_PAIRS:
-        return 0.0
-    most = [limit for _, limit in own]
-    return float(f"{max(min([float(np.median(values)), *most]), 0.0):.4g}")
-
-
-def _nearby_s_per_byte(
-    samples: Sequence[Sample], dims: FloatArray, itemsize: float, core_bytes: float
-) -> float:
-    """What a byte saves a family of kernels whose output lies in the core's own cache.
-
-    The median over the bytes of the samples that tell: of small ones the code came from afar too.
-    """
-    bytes_near = filling(moved_bytes(dims, itemsize), core_bytes)
-    told = sorted(
-        ((sample.latency_s - sample.cached_s) / near, near)
-        for sample, near in zip(samples, bytes_near.tolist(), strict=True)
-        if sample.cached_s is not None and near > _LEAST_NEAR * core_bytes
-    )
-    if len(told) < _LEAST_PAIRS:
-        return 0.0
-    values, weights = np.array(told).T
-    total = np.cumsum(weights)
-    middle = float(values[np.searchsorted(total, 0.5 * total[-1])])
-    return float(f"{max(middle, 0.0):.4g}")
 
 
 def sample_geometry(sample: Sample) -> tuple[str, tuple[float, ...], bool]:

@@ -82,6 +82,7 @@ class Structure:
         spread: (P,) relative standard deviation of each prediction.
         dims: (P, D) live dimensions.
         near: share of what a tiny network gains from the nearer caches.
+        kept: share of the constants that are in the last cache.
     """
 
     seconds: FloatArray
@@ -89,6 +90,7 @@ class Structure:
     spread: FloatArray
     dims: FloatArray
     near: float = 0.0
+    kept: float = 0.0
 
 
 class Predictor:
@@ -123,11 +125,14 @@ class Predictor:
         self.per_element += kernels.slow_runs @ slow
         self._itemsizes = np.array([BYTES_PER_ELEMENT[dtype] for dtype in kernels.dtypes])
         self.cached_s_per_byte, nearby = np.zeros((2, len(kernels.layers)))
+        self.measured_cached = np.zeros(len(kernels.layers), dtype=bool)
         self.measured_part = np.ones(len(kernels.layers))
         for group in self.assigned:
             if group.model is not None:
                 rows = list(group.kernels)
-                self.cached_s_per_byte[rows] = group.model.cached_s_per_byte
+                if not efficiency.launches_ahead:
+                    self.cached_s_per_byte[rows] = group.model.cached_s_per_byte
+                self.measured_cached[rows] = group.model.measured_cached
                 nearby[rows] = group.model.nearby_s_per_byte
                 self.measured_part[rows] = group.model.measured_part(kernels.dims[rows])
 
@@ -197,7 +202,7 @@ class Predictor:
         n_in, n_out, alive = live_counts(self.costs, counts)
         live = n_in if of_inputs else n_out
         now = self._at(n_in, n_out, alive)
-        caches = self._caches(now.dims, alive)
+        caches = now.kept, now.near
         found = np.zeros(len(live))
         for steps in range(1, _STEPS_DOWN + 1):
             lower = np.maximum((np.ceil(live / step) - steps) * step, 0.0)
@@ -231,7 +236,7 @@ class Predictor:
         """The kernels at (L,) live channels.
 
         Args:
-            caches: as `_caches` gives them; None: at this structure.
+            caches: `kept` and `near` of a structure; None: of this one.
         """
         kernels = self.kernels
         dims = self._dims(n_in, n_out)
@@ -254,30 +259,34 @@ class Predictor:
         seconds = self.nearby(seconds, self.nearby_s_per_byte, moved)
         sooner = self.efficiency.sooner_s(moved)
         seconds = self.among_others(seconds, np.where(self.in_rows, sooner, 0.0), busy_s)
-        kept, near = self._caches(dims, alive) if caches is None else caches
-        kept_s = self.cached_s_per_byte * self._constant_bytes(dims)
-        saved_s = self.nearer(seconds - kept_s, self.near_s, busy_s)
-        seconds = seconds - kept * kept_s - near * saved_s
-        fixed = np.minimum(fixed + self.efficiency.dispatch_s, 0.5 * seconds)
         live = alive[kernels.layers]
-        called = self.call_s * live
         runs = kernels.times * live
-        return Structure(seconds * runs + called, fixed * runs + called, spread, dims, near)
+        called = self.call_s * live
+        fetched_s = self.cached_s_per_byte * self._constant_bytes(dims)
+        cached = seconds - np.where(self.measured_cached, 0.0, fetched_s)
+        saved_s = self.nearer(cached, self.near_s, busy_s)
+        if caches is None:
+            in_all = float((cached * runs + called).sum()), float((fetched_s * runs).sum())
+            caches = self._caches(dims, live, *in_all)
+        kept, near = caches
+        seconds = cached + (1.0 - kept) * fetched_s - near * saved_s
+        fixed = np.minimum(fixed + self.efficiency.dispatch_s, 0.5 * seconds)
+        return Structure(seconds * runs + called, fixed * runs + called, spread, dims, near, kept)
 
-    def _caches(self, dims: FloatArray, alive: FloatArray) -> tuple[float, float]:
+    def _caches(
+        self, dims: FloatArray, live: FloatArray, cached_s: float, fetched_s: float
+    ) -> tuple[float, float]:
         """(share of the constants in the last cache, share of `near_s`) at (P, D) dimensions.
 
         None where launches run ahead: what is saved while the next launch is awaited ends nothing.
         """
         if self.efficiency.launches_ahead:
             return 0.0, 0.0
-        live = alive[self.kernels.layers]
         constants = self._constant_bytes(dims) * live
         activations = moved_bytes(dims, 1.0) * self._itemsizes * live - constants
         total = (constants * self.kernels.times).sum()
-        moved = total + (activations * self.kernels.times).sum()
         return (
-            float(self.efficiency.kept_share(total, moved)),
+            float(self.efficiency.kept_share(total, cached_s, fetched_s)),
             float(self.efficiency.near_share(total, activations.max(initial=0.0))),
         )
 

@@ -44,9 +44,10 @@ def totals_s(predictor: Predictor, counts: FloatArray) -> FloatArray:
         sweep.add(group, position)
     if predictor.efficiency.launches_ahead:
         return sweep.total_s
-    kept = predictor.efficiency.kept_share(sweep.constants, sweep.moved)
+    in_all = sweep.constants, sweep.total_s, sweep.fetched_s
+    kept = predictor.efficiency.kept_share(*in_all)
     near = predictor.efficiency.near_share(sweep.constants, sweep.most)
-    return sweep.total_s - kept * sweep.kept_s - near * sweep.near_s
+    return sweep.total_s + (1.0 - kept) * sweep.fetched_s - near * sweep.near_s
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,11 +73,11 @@ class _Sweep:
     """Adds kernel by kernel.
 
     Attributes:
-        total_s: (N,) seconds until the last kernel so far ends.
+        total_s: (N,) seconds until the last kernel so far ends, with all constants in the last
+            cache.
         launched_s: (N,) seconds until it has been launched.
         constants: (N,) bytes of constants that the network reads.
-        moved: (N,) bytes that its kernels move, these among them.
-        kept_s: (N,) seconds that these would save if all were still in the last cache.
+        fetched_s: (N,) seconds longer that it takes with all constants in memory.
         most: (N,) bytes of activations of the kernel with most of them.
         near_s: (N,) seconds that it would save with all of them in the nearer caches.
     """
@@ -84,8 +85,8 @@ class _Sweep:
     def __init__(self, predictor: Predictor, counts: FloatArray) -> None:
         self.predictor = predictor
         self.counts = counts
-        self.total_s, self.launched_s, self.constants, self.moved = np.zeros((4, len(counts)))
-        self.kept_s, self.most, self.near_s = np.zeros((3, len(counts)))
+        self.total_s, self.launched_s, self.constants = np.zeros((3, len(counts)))
+        self.fetched_s, self.most, self.near_s = np.zeros((3, len(counts)))
         self._widths: dict[Share, _Widths] = {}
         self._factors: dict[object, _Factors] = {}
 
@@ -116,25 +117,23 @@ class _Sweep:
                 find = factors.looked_up if small else factors.multiplied
                 correction = find(read.places, written.places)
             seconds = kernel.seconds(read.of_rows, written.of_rows, correction)
-        self._run(kernel, seconds, runs, predictor.call_s[position] * alive)
-        kept_s: FloatArray | float = 0.0
         constants: FloatArray | float = 0.0
         if kernel.has_constants:
             constants = kernel.constant_bytes(read.of_rows, written.of_rows)
             self.constants += constants * runs
-            kept_s = kernel.cached_s_per_byte * constants
-            self.kept_s += kept_s * runs
-        moved: FloatArray | float = 0.0
-        if predictor.efficiency.near_s or predictor.efficiency.kept_bytes:
-            moved = kernel.moved_bytes(read.of_rows, written.of_rows)
-            self.moved += moved * runs
+            fetched_s = kernel.cached_s_per_byte * constants
+            self.fetched_s += fetched_s * runs
+            if not predictor.measured_cached[position]:
+                seconds = seconds - fetched_s
+        self._run(kernel, seconds, runs, predictor.call_s[position] * alive)
         if predictor.efficiency.near_s:
+            moved = kernel.moved_bytes(read.of_rows, written.of_rows)
             activations = moved - constants
             np.maximum(self.most, activations * alive, out=self.most)
             near_s = predictor.near_s[position]
             if near_s:
                 busy_s = kernel.busy_s(read.of_rows, written.of_rows)
-                self.near_s += predictor.nearer(seconds - kept_s, near_s, busy_s) * runs
+                self.near_s += predictor.nearer(seconds, near_s, busy_s) * runs
 
     def _run(
         self, kernel: _Kernel, seconds: FloatArray, runs: FloatArray, called_s: FloatArray

@@ -60,7 +60,7 @@ def revision_profile(
     how = source or f"latency-service calibrate: {measurement.runtime} on {_processor(measurement)}"
     levels = tuple((size, rate.value) for size, rate in measurement.levels)
     settings = replace(
-        _settings(measurement.units, measurement.layout, levels, measurement.kept_bytes),
+        _settings(measurement.units, measurement.layout, levels),
         resolution_s=measurement.resolution_s,
     )
     samples = at_one_pace(measurement.samples)
@@ -83,7 +83,7 @@ def revision_profile(
         shared_spread=math.hypot(SHARED_SPREAD, pace_spread(measurement.samples)),
         merged=merged_costs(samples),
         slow_runs=measurement.slow_runs,
-        kept_bytes=measurement.kept_bytes,
+        kept_s=measurement.kept_s,
         layout=layout,
         source=f"{len(measurement.samples)} samples; {how}",
         launches_ahead=measurement.launches_ahead,
@@ -116,7 +116,7 @@ def refitted(profile: Profile, samples: Sequence[Sample]) -> tuple[Profile, list
         )
     units = max((model.units for model in before.families.values()), default=1)
     resolution_s = profile.device.facts.get(_RESOLUTION, {}).get("value")
-    settings = _settings(units, before.layout, before.levels, before.kept_bytes)
+    settings = _settings(units, before.layout, before.levels)
     if isinstance(resolution_s, int | float):
         settings = replace(settings, resolution_s=float(resolution_s))
     samples = at_one_pace(samples)
@@ -132,11 +132,10 @@ def _settings(
     units: int,
     layout: Layout | None,
     levels: tuple[tuple[float, float], ...],
-    kept_bytes: float,
 ) -> Settings:
     usual = gpu_settings(units) if units > 1 else Settings()
     core_bytes = core_cache_bytes(levels)
-    return replace(usual, layout=layout, core_bytes=core_bytes, keeps=kept_bytes > 0)
+    return replace(usual, layout=layout, core_bytes=core_bytes)
 
 
 def _as_stored(profile: Profile) -> Profile:

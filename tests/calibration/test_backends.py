@@ -294,15 +294,21 @@ def test_the_weights_of_a_recurrent_layer_come_from_afar_only_once():
     assert not is_cold(table)  # few of its rows are read
 
 
-def test_every_other_run_finds_its_output_nearer() -> None:
+def test_runs_of_a_turn_find_more_and_more_in_the_caches() -> None:
     backend = OnnxRuntime("CPUExecutionProvider", 1)
     turned = Workload("Transpose", ((61, 97),), {"perm": [1, 0]}, outputs=((97, 61),))
     product = Workload("MatMul", ((3, 31), (31, 7)), learned=(1,), outputs=((3, 7),))
-    for work, nearer in ((turned, [False, True, False, True]), (product, [False] * 4)):
+    large = Workload("MatMul", ((1, 509), (509, 521)), learned=(1,), outputs=((1, 521),))
+    for work, at_once, found in (
+        (turned, 2, [False, True] * 3),
+        (product, 1, [False] * 6),
+        (large, 4, [False, None, True, True, False, None]),
+    ):
         prepared = backend.prepare(work)
-        for _ in nearer:
+        assert (prepared.at_once, prepared.evicts) == (at_once, work is large)
+        for _ in found:
             prepared.run()
-        assert [run.cached for run in prepared.finish()] == nearer
+        assert [run.cached for run in prepared.finish()] == found
 
 
 def test_outputs_lie_one_behind_the_other(monkeypatch: pytest.MonkeyPatch) -> None:

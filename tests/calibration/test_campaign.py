@@ -30,7 +30,7 @@ POOL = Workload("MaxPool", ((1, 16, 10, 10),), {"kernel_shape": [1, 1]},
 
 class FakePrepared:
     most_runs = 40
-    evicts = alternates = False
+    evicts, at_once = False, 1
 
     def __init__(self, backend: FakeBackend, work: Workload) -> None:
         self.backend, self.work = backend, work
@@ -285,15 +285,31 @@ def test_recurrent_layers_and_large_thin_convolutions_run_twice_in_a_turn(backen
 def test_a_run_nearer_its_data_stands_beside_the_usual_one(
     backend: FakeBackend, monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr(FakePrepared, "alternates", True)
+    monkeypatch.setattr(FakePrepared, "at_once", 4)
+    found = ((7e-5, False), (9e-5, None), (3e-5, True), (3e-5, True))
 
-    def times(work: Workload, number: int) -> Run:
-        nearer = number % 2 == 1
-        return Run(3e-5 if nearer else 7e-5, 0.0, 0.0, True, cached=nearer)
+    def times(number: int) -> Run:
+        seconds, cached = found[number % 4]
+        return Run(seconds, 0.0, 0.0, True, cached=cached)
 
-    backend.times = relu_takes(lambda number: times(RELU, number))
+    backend.times = relu_takes(times)
     (sample,) = Bench(backend).measure([RELU])[0]
     assert (sample.latency_s, sample.cached_s) == pytest.approx((7e-5, 3e-5))
+
+
+def test_whole_turns_are_tried_and_run(backend: FakeBackend, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(FakePrepared, "at_once", 3)
+    monkeypatch.setattr(FakePrepared, "most_runs", 4)
+    runs: Counter[str] = Counter()
+
+    def times(work: Workload, number: int) -> Run:
+        runs[work.op] += 1
+        return Run(1e-4, 0.0, 0.0, True, cached=(False, None, True)[number % 3])
+
+    backend.times = times
+    Bench(backend).measure([RELU])
+    # one turn to try it; four runs in each of four rounds become two turns
+    assert runs["Relu"] == 3 + 4 * 6
 
 
 def test_reorders_of_large_images_are_told_where_these_stay_in_the_caches(backend: FakeBackend):
@@ -363,36 +379,6 @@ def test_working_sets_go_well_beyond_the_last_cache(cache_bytes: int, largest: i
     assert sizes[0] == 16 << 10
     assert sizes[-1] == largest
     assert all(after == 2 * before for before, after in itertools.pairwise(sizes))
-
-
-@pytest.mark.parametrize(
-    ("rates", "expected"),
-    [
-        # 20 and 5: halfway is 10, which 64 MB have
-        ([20, 20, 20, 20, 20, 20, 10, 5, 5, 5, 5], 64 << 20),
-        # between 48 and 64 MB
-        ([20, 20, 20, 20, 20, 20, 5, 5, 5, 5, 5], (48 * 64) ** 0.5 * (1 << 20)),
-        # a reading that was disturbed in the middle of the cache
-        ([20, 20, 20, 20, 20, 20, 10, 5, 7, 5, 5], 64 << 20),
-        ([5.0, 5.1, 4.9, 5, 5, 5, 5, 5, 5, 5, 5], 0.0),
-    ],
-)
-def test_what_the_last_cache_keeps(rates: list[float], expected: float):
-    assert bandwidth.halfway(rates) == pytest.approx(expected)
-
-
-def test_the_last_cache_is_asked_with_a_megabyte(monkeypatch: pytest.MonkeyPatch):
-    asked: Counter[int] = Counter()
-
-    def read_again(block: Any, others: Any) -> float:
-        assert block.nbytes == 1 << 20
-        asked[others.nbytes >> 20] += 1
-        return 5e-5 if others.nbytes <= 48 << 20 else 2e-4
-
-    monkeypatch.setattr(bandwidth, "_read_again", read_again)
-    assert bandwidth.kept_bytes() == pytest.approx((48 * 64) ** 0.5 * (1 << 20))
-    assert sorted(asked) == [4, 8, 16, 24, 32, 48, 64, 96, 128, 192, 256]
-    assert set(asked.values()) == {9}
 
 
 def test_a_small_campaign_on_this_machine(tmp_path: Path):

@@ -44,7 +44,7 @@ def efficiency(ahead: bool) -> Efficiency:
     profile = next(file for file in files if file.key[0].startswith("v100")).read().profile
     assert profile.efficiency is not None
     return replace(
-        profile.efficiency, alone_s=1e-6, call_s=5e-6, near_s=3e-6, near_bytes=3e4, kept_bytes=3e6,
+        profile.efficiency, alone_s=1e-6, call_s=5e-6, near_s=3e-6, near_bytes=3e4, kept_s=2e-3,
         levels=((2.0**20, 64e9), (2.0**24, 4e9)), families=kept(profile.efficiency.families),
         launches_ahead=ahead,
     )  # fmt: skip
@@ -54,7 +54,7 @@ def kept(families: Mapping[str, FamilyModel]) -> dict[str, FamilyModel]:
     """With what saves time in caches, convolutions on blocks, and products in whole panels."""
     return {
         name: replace(
-            model, cached_s_per_byte=1e-12, nearby_s_per_byte=1e-12,
+            model, cached_s_per_byte=1e-12, nearby_s_per_byte=1e-12, measured_cached="Gemm" in name,
             block=16 if "Conv" in name else 0, alignment=4, panel=16 if "Gemm" in name else 0,
         )
         for name, model in families.items()

@@ -26,8 +26,8 @@ class Run(NamedTuple):
         kernel_s: of the workload itself, once.
         to_blocks_s, from_blocks_s: of a layout reorder of its input and its output; 0 without.
         clean: whether nothing disturbed it.
-        cached: whether the caches were left as they were, by a workload that empties them
-            otherwise.
+        cached: whether it found more in the caches than its workload's first run of a turn did;
+            None while they are being filled: it counts as neither.
         shared: whether something else ran on the same core.
     """
 
@@ -35,7 +35,7 @@ class Run(NamedTuple):
     to_blocks_s: float
     from_blocks_s: float
     clean: bool
-    cached: bool = False
+    cached: bool | None = False
     shared: bool = False
 
 
@@ -44,13 +44,14 @@ class Prepared(Protocol):
 
     Attributes:
         most_runs: how often it is worth running in one round.
-        evicts: whether it empties the caches before every other run.
-        alternates: whether every other run finds less in them than the one after it.
+        evicts: whether it empties the caches before the first run of a turn.
+        at_once: runs of a turn, from the one that finds least in the caches to those that find
+            most; 1 where all find the same.
     """
 
     most_runs: int
     evicts: bool
-    alternates: bool
+    at_once: int
 
     def run(self) -> float:
         """Run once; wall seconds, for planning only."""

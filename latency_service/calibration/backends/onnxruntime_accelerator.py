@@ -50,7 +50,7 @@ class DeviceSession:
     """
 
     most_runs = 30
-    evicts = alternates = False
+    evicts, at_once = False, 1
 
     def __init__(
         self,

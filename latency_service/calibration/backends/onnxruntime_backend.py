@@ -2,10 +2,10 @@
 
 In a network a layer's weights have left the nearer caches when it runs again, while its input has
 just been written. Workloads therefore take turns, and a kernel of another operator writes the input
-of each; before every other run of one with large weights the caches are emptied. The runtime's own
-profile says how long each kernel took, so that layout reorders around a convolution are told apart
-from the convolution itself. Writing the profile costs time inside the kernels that it times; a
-network of small ones, run with and without it, says how much, and that is taken off.
+of each; before the first of four runs of one with large weights the caches are emptied. The
+runtime's own profile says how long each kernel took, so that layout reorders around a convolution
+are told apart from the convolution itself. Writing the profile costs time inside the kernels that
+it times; a network of small ones, run with and without it, says how much, and that is taken off.
 
 Other execution providers run too, timed as latency_service/calibration/backends/
 onnxruntime_accelerator.py says; none but the CPU's has been run on hardware yet.
@@ -51,9 +51,13 @@ _SCRATCH = np.frombuffer(mmap.mmap(-1, 64_000_000), dtype=np.float64)
 _LINE = 64
 _LEAST_S = 1e-7
 # Reading this evicts everything else, and reading its beginning all that a core has for itself.
-_EVICTOR = np.ones(8_000_000, dtype=np.float64)
+_EVICTOR = np.ones(16_000_000, dtype=np.float64)
 _NEARER = _EVICTOR[:500_000]
 _MOST_RUNS, _MOST_COLD_RUNS = 8, 4
+# What the runs of a turn find, `Run.cached`: outputs far and near; weights in main memory, on their
+# way, and in the last cache. A cache that takes what nearer ones drop keeps what comes twice.
+_OUTPUTS: tuple[bool | None, ...] = (False, True)
+_WEIGHTS: tuple[bool | None, ...] = (False, None, True, True)
 # What stands around a kernel that runs in another type or layout, put there by the runtime or by
 # the workload's model. In a network these stand at the ends only: between two such kernels they
 # cancel out.
@@ -166,10 +170,12 @@ class OnnxRuntime:
             return DeviceSession(self, model, feeds, copies, self.call_s)
         prepared = _Session(self, model, feeds)
         if onnx_models.is_cold(work):
-            prepared.evicts = prepared.alternates = True
+            prepared.evicts = True
+            prepared.find(_WEIGHTS)
             prepared.most_runs = _MOST_COLD_RUNS
+        elif onnx_models.writes_afar(work):
+            prepared.find(_OUTPUTS)
         prepared.around = (_AROUND | {onnx_models.producer(work.op)}) - {work.op}
-        prepared.alternates |= onnx_models.writes_afar(work)
         if work.outputs:
             prepared.share_outputs(work)
         return prepared
@@ -250,7 +256,8 @@ class _Session:
         self.backend = backend
         # a whole network is called as its users call it
         self._feeds = None if profiled else dict(feeds)
-        self.evicts = self.alternates = False
+        self.evicts = False
+        self.find((False,))
         self.most_runs = _MOST_RUNS
         self._raw = [
             value.reshape(-1).view(np.uint8) for value in feeds.values() if value.dtype.kind != "f"
@@ -271,6 +278,10 @@ class _Session:
             raise CalibrationError(f"onnxruntime cannot run the model: {error}") from None
         self.readings: list[Reading] = []
 
+    def find(self, turn: tuple[bool | None, ...]) -> None:
+        """Say what the runs of a turn find in the caches."""
+        self.turn, self.at_once = turn, len(turn)
+
     def share_outputs(self, work: Workload) -> None:
         """Write where all workloads do, one output behind the other."""
         outputs = self._session.get_outputs()
@@ -289,11 +300,12 @@ class _Session:
 
     def run(self) -> float:
         """Run once; wall seconds."""
-        farther = self.alternates and len(self.readings) % 2 == 0
-        if farther and self.evicts:
-            _EVICTOR.sum()  # the weights; what is written stays near
+        first = len(self.readings) % self.at_once == 0
+        if self.evicts:
+            # the weights, in a network too other layers' lie between; what is written stays near
+            (_EVICTOR if first else _NEARER).sum()
         self._written.fill(0.0)
-        if farther and not self.evicts:
+        if first and self.turn == _OUTPUTS:
             _NEARER.sum()  # what is written
         for raw in self._raw:
             np.bitwise_or(raw, raw, out=raw)
@@ -314,7 +326,9 @@ class _Session:
         """End the session; what every run took."""
         added = self.backend.added_s
         found = []
-        for turn, (kernels, reading) in enumerate(zip(self.kernels(), self.readings, strict=True)):
+        for number, (kernels, reading) in enumerate(
+            zip(self.kernels(), self.readings, strict=True)
+        ):
             own = to_blocks = from_blocks = 0.0
             for (_, op), seconds in kernels.items():
                 if op == "ReorderInput":
@@ -329,7 +343,7 @@ class _Session:
                     to_blocks,
                     from_blocks,
                     reading.clean,
-                    self.alternates and turn % 2 == 1,
+                    self.turn[number % self.at_once],
                     self.backend.clock.shared(reading),
                 )
             )

@@ -206,7 +206,7 @@ class _Prepared:
     """An operator and its operands, once or several times."""
 
     most_runs = 30
-    evicts = alternates = False
+    evicts, at_once = False, 1
 
     def __init__(self, backend: Torch, work: Workload, compute: Compute) -> None:
         self._backend = backend
