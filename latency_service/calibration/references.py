@@ -1,9 +1,9 @@
 """Small whole networks that a calibration runs beside its operators.
 
 Operators are measured one at a time; in a network a kernel stands between others, and starts a
-little sooner (`Efficiency.alone_s`), and in a tiny one its code and data never leave the nearer
-caches (`Efficiency.near_s`). Half of these networks say how much, the other half, of other sizes,
-take no part in the fit and show in the report what the result is worth.
+little sooner (`Efficiency.alone_s`), and in a tiny one its code and data never leave the core's own
+cache (`Efficiency.near_bytes`). Most of these networks say how much; the last two of each kind, of
+other sizes, take no part in the fit and show in the report what the result is worth.
 """
 
 from __future__ import annotations
@@ -152,6 +152,25 @@ def _shuffled(width: int, edge: int) -> tuple[bytes, dict[str, Any]]:
     return net.model(net.classifier(x, width, 100), (1, 3, edge, edge))
 
 
+def _joined(growth: int, edge: int) -> tuple[bytes, dict[str, Any]]:
+    """Layers that read all before them (Huang et al. 2017), there and back in resolution."""
+    net = _Net()
+    x = net.add("Relu", net.conv("x", 3, 2 * growth, 3, 2))
+    wide = x
+    now = 2 * growth
+    x = net.add("MaxPool", x, kernel_shape=[2, 2], strides=[2, 2])
+    for _ in range(6):
+        y = net.add("Relu", net.conv(x, now, 4 * growth))
+        x = net.add("Concat", x, net.add("Relu", net.conv(y, 4 * growth, growth, 3)), axis=1)
+        now += growth
+    scales = net.constant(np.array([1, 1, 2, 2], np.float32))
+    nothing = net.constant(np.zeros(0, np.float32))
+    x = net.add("Resize", net.conv(x, now, growth), nothing, scales, mode="nearest")
+    x = net.add("Concat", x, wide, axis=1)
+    x = net.add("Relu", net.conv(x, 3 * growth, 4 * growth, 3, 2))
+    return net.model(net.classifier(x, 4 * growth, 200), (1, 3, edge, edge))
+
+
 def _attention(width: int, tokens: int) -> tuple[bytes, dict[str, Any]]:
     """Transformer blocks that normalise first (Vaswani et al. 2017)."""
     net, heads = _Net(), 4
@@ -217,23 +236,28 @@ def _nothing() -> tuple[bytes, dict[str, Any]]:
 def _named(
     name: str, build: Callable[[int, int], tuple[bytes, dict[str, Any]]], *sizes: tuple[int, int]
 ) -> list[Reference]:
-    """The first half of the sizes for the fit, the others for the report."""
+    """All sizes but the last two for the fit, those for the report."""
     return [
-        Reference(f"{name} {a}x{b}", partial(build, a, b), 2 * k < len(sizes), "tiny" in name)
+        Reference(f"{name} {a}x{b}", partial(build, a, b), k < len(sizes) - 2, "tiny" in name)
         for k, (a, b) in enumerate(sizes)
     ]
 
 
 REFERENCES: tuple[Reference, ...] = (
-    *_named("inverted residuals", _inverted, (16, 128), (24, 192), (16, 160), (32, 128)),
-    *_named("residual blocks", _residual, (32, 128), (64, 96), (48, 128), (64, 160)),
-    *_named("shuffled halves", _shuffled, (64, 112), (116, 128), (96, 128), (128, 96)),
-    *_named("attention", _attention, (320, 64), (448, 50), (160, 49), (384, 98)),
+    *_named("inverted residuals", _inverted,
+            (16, 128), (24, 192), (32, 96), (16, 224), (16, 160), (32, 128)),
+    *_named("residual blocks", _residual,
+            (32, 128), (64, 96), (40, 160), (96, 96), (48, 128), (64, 160)),
+    *_named("shuffled halves", _shuffled,
+            (64, 112), (116, 128), (176, 96), (116, 192), (96, 128), (128, 96)),
+    *_named("joined layers", _joined, (16, 112), (24, 96), (32, 128), (24, 128), (32, 96)),
+    *_named("attention", _attention,
+            (320, 64), (448, 50), (192, 128), (256, 197), (160, 49), (384, 98)),
     *_named("tiny attention", _attention, (32, 16), (64, 12), (48, 16), (32, 32)),
     *_named("tiny perceptron", _perceptron, (32, 2), (128, 4), (64, 3), (96, 2)),
     *_named("tiny voice", _voice, (32, 512), (128, 576), (64, 512), (96, 768)),
     Reference(NOTHING, _nothing, fitted=True, tiny=True),
-)
+)  # fmt: skip
 
 # Runs of a round: so many, and of a tiny network as many as fit into so many seconds. Before them
 # it runs as long untimed: what lay between the rounds has left nothing of it in any cache.

@@ -151,6 +151,22 @@ class FamilyModel:
         )
         return total
 
+    def near_part(
+        self, moved: FloatArray, done: FloatArray, bytes_per_s: float, fixed: float
+    ) -> FloatArray:
+        """(...) part of its seconds that is left with code and data in a core's own cache.
+
+        Args:
+            bytes_per_s: of that cache.
+            fixed: part of the fixed seconds that is left.
+        """
+        if self.parts:
+            # recurrent layers were measured so
+            return np.ones(np.shape(moved))
+        data_s = np.maximum(moved / max(bytes_per_s, self.bytes_per_s), self.busy_s(moved, done))
+        part: FloatArray = (fixed * self.fixed_s + data_s) / self.roofline_s(moved, done)
+        return part
+
     def busy_s(self, moved: FloatArray, done: FloatArray) -> FloatArray:
         """(...) seconds that its quickest samples were busy, whatever the caches held.
 
@@ -275,9 +291,9 @@ class Efficiency:
             measured, than in a network, where others like it run before it and their outputs stay
             in the nearer caches.
         call_s: what a call of the runtime takes besides its kernels.
-        near_s: what any other kernel takes less in a network so small that its code and data stay
-            in the nearer caches, where families were measured between others.
-        near_bytes: footprint of a network from which on nothing of that is left.
+        near_bytes: footprint of a network half of whose code and data stay in a core's own cache,
+            where families were measured between others; 0: nothing does.
+        near_fixed: part of a kernel's fixed seconds that is left there.
         kept_s: after which the last cache has lost half of what it held to others that share it; 0
             where nobody does, or nobody measured it.
         slower: logarithm by which whole networks said that all families are slower than their
@@ -297,8 +313,8 @@ class Efficiency:
     source: str = ""
     alone_s: float = 0.0
     call_s: float = 0.0
-    near_s: float = 0.0
     near_bytes: float = 0.0
+    near_fixed: float = 0.0
     kept_s: float = 0.0
     slower: float = 0.0
     launches_ahead: bool = False
@@ -313,7 +329,7 @@ class Efficiency:
         return replace(self, families=families, merged=merged, slower=self.slower + shift)
 
     def near_share(self, constant_bytes: FloatArray, most_bytes: FloatArray) -> FloatArray:
-        """(...) share of `near_s` that the kernels of a network gain.
+        """(...) share of a network's code and data that stays in a core's own cache.
 
         Its footprint is all its constants, and twice what the kernel with most data reads and
         writes: while that one runs, another one's tensors wait.
@@ -322,11 +338,10 @@ class Efficiency:
             constant_bytes: (...) what all its layers read of constants.
             most_bytes: (...) activations that the kernel with most of them reads and writes.
         """
-        if not self.near_s or not self.near_bytes:
+        if not self.near_bytes:
             return np.zeros(np.shape(most_bytes))
         footprint = constant_bytes + 2.0 * most_bytes
-        share: FloatArray = np.maximum(0.0, 1.0 - footprint / self.near_bytes)
-        return share
+        return 1.0 - forgotten(footprint / self.near_bytes)
 
     def sooner_s(self, moved: FloatArray) -> FloatArray:
         """(...) seconds that a convolution takes less in a network than on its own.
@@ -355,6 +370,11 @@ class Efficiency:
             before += np.roll(moved, back)
         share: FloatArray = twice / (before + max(twice, 1.0))
         return share
+
+    @property
+    def core_bytes_per_s(self) -> float:
+        """Bandwidth of the cache that a core has for itself."""
+        return max(rate for _, rate in self.levels)
 
     @property
     def core_bytes(self) -> float:

@@ -15,12 +15,12 @@ from latency_service.core.recurrent import PARTS
 
 _LATER = (
     "alignment", "alone_s", "block", "cached_s_per_byte", "call_s", "kept_s", "launches_ahead",
-    "measured_cached", "near_bytes", "near_s", "nearby_s_per_byte", "panel", "parts", "slow_runs",
-    "slower",
+    "measured_cached", "near_bytes", "near_fixed", "nearby_s_per_byte", "panel", "parts",
+    "slow_runs", "slower",
 )  # fmt: skip
 
-# What some revisions hold that are older than `kept_s`.
-_GONE = "kept_bytes"
+# What revisions hold that are older than `kept_s`.
+_GONE = ("kept_bytes", "near_s")
 
 
 def efficiency_to_json(efficiency: Efficiency) -> dict[str, Any]:
@@ -55,7 +55,8 @@ def efficiency_from_json(document: Any, where: str) -> Efficiency:
     """
     read = _Reader(where)
     table = dict(read.table(document, "efficiency"))
-    table.pop(_GONE, None)
+    for name in _GONE:
+        table.pop(name, None)
     read.only(table, "efficiency", Efficiency)
     families = read.table(table.get("families"), "efficiency.families")
     merged = read.table(table.get("merged", {}), "efficiency.merged")
@@ -87,7 +88,7 @@ def efficiency_from_json(document: Any, where: str) -> Efficiency:
         source=read.text(table.get("source", ""), "efficiency.source"),
         **{
             name: read.number(table.get(name, 0.0), f"efficiency.{name}", 0.0)
-            for name in ("alone_s", "call_s", "near_s", "near_bytes", "kept_s")
+            for name in ("alone_s", "call_s", "near_bytes", "near_fixed", "kept_s")
         },
         slower=read.number(table.get("slower", 0.0), "efficiency.slower"),
         launches_ahead=read.flag(table.get("launches_ahead", False), "efficiency.launches_ahead"),

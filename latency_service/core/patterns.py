@@ -155,11 +155,15 @@ def _linear(wiring: Wiring) -> Iterator[Match]:
 
 
 def _skip_normalisation(wiring: Wiring) -> Iterator[Match]:
-    """An addition that only a LayerNormalization reads."""
+    """An addition of two tensors, one perhaps learned, that only a LayerNormalization reads."""
     nodes = wiring.nodes
     for index, node in wiring.each("LayerNormalization"):
         added = wiring.source(node.inputs[0], "Add")
-        if added is not None and len(activations(nodes[added])) == 2:
+        if added is None:
+            continue
+        whole = tuple(nodes[added].outputs[0].shape)
+        learned = any(tuple(p.shape) == whole for p in nodes[added].parameters)
+        if learned or len(activations(nodes[added])) == 2:
             yield Match((added, index), added, "SkipLayerNormalization", node.outputs[0])
 
 

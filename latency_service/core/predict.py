@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from latency_service.core.costs import CostModel, FloatArray, Kernels
 from latency_service.core.efficiency import Efficiency, FamilyModel, filling, moved_bytes
-from latency_service.core.geometry import RECURRENT, Dim, Follows
+from latency_service.core.geometry import LINE, Dim, Follows
 from latency_service.core.kernels import usual_forms
 from latency_service.core.live import live_counts
 from latency_service.core.masks import CAUSES
@@ -142,10 +142,9 @@ class Predictor:
         nearby[in_turn] *= efficiency.near_places(moved[in_turn])
         self.nearby_s_per_byte = nearby
         self._core_bytes = efficiency.core_bytes
-        self.in_rows = np.array([f.startswith(_IN_ROWS) for f in kernels.families], dtype=bool)
-        # recurrent layers are measured with all that they use in the nearer caches
-        near = self.in_rows | np.array([f in RECURRENT for f in kernels.families], dtype=bool)
-        self.near_s = np.where(near, 0.0, efficiency.near_s)
+        self.in_rows = np.array(
+            [f.startswith(_IN_ROWS) and not f.endswith(LINE) for f in kernels.families], dtype=bool
+        )
         # the call is charged to the first kernel
         self.call_s = np.zeros(len(kernels.layers))
         if len(kernels.layers):
@@ -242,6 +241,7 @@ class Predictor:
         dims = self._dims(n_in, n_out)
         seconds = np.zeros(len(kernels.layers))
         fixed, spread, busy_s = (np.zeros_like(seconds) for _ in range(3))
+        near_part = np.ones_like(seconds)
         for group in self.assigned:
             rows = np.array(group.kernels, dtype=np.int64)
             if group.model is None:
@@ -252,7 +252,11 @@ class Predictor:
                 seconds[rows] = self._like(group, dims[rows])
                 fixed[rows] = group.model.fixed_s
                 moved = moved_bytes(dims[rows], self._itemsize(group))
-                busy_s[rows] = group.model.busy_s(moved, group.model.done(dims[rows]))
+                done = group.model.done(dims[rows])
+                busy_s[rows] = group.model.busy_s(moved, done)
+                near_part[rows] = np.where(
+                    self.in_rows[rows], 1.0, self.near_part(group.model, moved, done)
+                )
                 spread[rows] = group.model.spread * (1.0 if group.exact else _ALIKE_SPREAD)
         seconds += self.per_element * dims[:, Dim.OUT_ELEMENTS] + self.efficiency.dispatch_s
         moved = moved_bytes(dims, 1.0) * self._itemsizes
@@ -264,7 +268,7 @@ class Predictor:
         called = self.call_s * live
         fetched_s = self.cached_s_per_byte * self._constant_bytes(dims)
         cached = seconds - np.where(self.measured_cached, 0.0, fetched_s)
-        saved_s = self.nearer(cached, self.near_s, busy_s)
+        saved_s = (1.0 - near_part) * cached
         if caches is None:
             in_all = float((cached * runs + called).sum()), float((fetched_s * runs).sum())
             caches = self._caches(dims, live, *in_all)
@@ -290,17 +294,10 @@ class Predictor:
             float(self.efficiency.near_share(total, activations.max(initial=0.0))),
         )
 
-    def nearer(
-        self, seconds: FloatArray, near_s: FloatArray | float, busy_s: FloatArray | float
-    ) -> FloatArray:
-        """(...) seconds that kernels of (...) seconds take less with all in the nearer caches.
-
-        Args:
-            busy_s: (...) that no cache saves.
-        """
-        left = np.maximum(_LEAST_SHARE * seconds, busy_s)
-        less: FloatArray = np.clip(seconds - left, 0.0, near_s)
-        return less
+    def near_part(self, model: FamilyModel, moved: FloatArray, done: FloatArray) -> FloatArray:
+        """(...) part of a family's seconds that is left in the core's own cache."""
+        efficiency = self.efficiency
+        return model.near_part(moved, done, efficiency.core_bytes_per_s, efficiency.near_fixed)
 
     def nearby(
         self, seconds: FloatArray, each_s: FloatArray | float, moved: FloatArray
@@ -317,8 +314,15 @@ class Predictor:
     def among_others(
         self, seconds: FloatArray, sooner: FloatArray | float, busy_s: FloatArray | float
     ) -> FloatArray:
-        """(...) seconds of kernels in a network, of (...) seconds on their own."""
-        return seconds - self.nearer(seconds, sooner, busy_s)
+        """(...) seconds of kernels in a network, of (...) seconds on their own.
+
+        Args:
+            sooner: (...) seconds by which they start sooner.
+            busy_s: (...) that no cache saves.
+        """
+        left = np.maximum(_LEAST_SHARE * seconds, busy_s)
+        less: FloatArray = np.clip(seconds - left, 0.0, sooner)
+        return seconds - less
 
     def _constant_bytes(self, dims: FloatArray) -> FloatArray:
         """(P,) bytes of constants that each kernel reads at (P, D) dimensions."""

@@ -126,14 +126,12 @@ class _Sweep:
             if not predictor.measured_cached[position]:
                 seconds = seconds - fetched_s
         self._run(kernel, seconds, runs, predictor.call_s[position] * alive)
-        if predictor.efficiency.near_s:
+        if predictor.efficiency.near_bytes:
             moved = kernel.moved_bytes(read.of_rows, written.of_rows)
             activations = moved - constants
             np.maximum(self.most, activations * alive, out=self.most)
-            near_s = predictor.near_s[position]
-            if near_s:
-                busy_s = kernel.busy_s(read.of_rows, written.of_rows)
-                self.near_s += predictor.nearer(seconds, near_s, busy_s) * runs
+            part = kernel.near_part(read.of_rows, written.of_rows)
+            self.near_s += (1.0 - part) * seconds * runs
 
     def _run(
         self, kernel: _Kernel, seconds: FloatArray, runs: FloatArray, called_s: FloatArray
@@ -255,6 +253,13 @@ class _Kernel:
         if self.model is None:
             return np.zeros(1)
         return self.model.busy_s(self.moved_bytes(reads, writes), self._done(reads, writes))
+
+    def near_part(self, reads: FloatArray, writes: FloatArray) -> FloatArray:
+        """(...) part of its seconds that is left in the core's own cache at (...) shares."""
+        if self.model is None or self.predictor.in_rows[self.position]:
+            return np.ones(1)
+        moved, done = self.moved_bytes(reads, writes), self._done(reads, writes)
+        return self.predictor.near_part(self.model, moved, done)
 
     def _done(self, reads: FloatArray, writes: FloatArray) -> FloatArray:
         """(...) FLOPs that it does at (...) shares."""

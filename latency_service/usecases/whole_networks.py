@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -20,13 +20,14 @@ from latency_service.ingest import read_network
 # The networks are of floating numbers; without these nothing of them could be told.
 _CONVOLUTIONS = ("float32 Conv/dense", "float32 Conv/pointwise")
 _MEASURED = (*_CONVOLUTIONS, "float32 Gemm")
-# What a kernel may take less among others, or near its data; more than this nothing explains.
+# What a convolution may take less among others; more than this nothing explains.
 _ALONE_S = tuple(0.5e-6 * step for step in range(25))
-_NEAR_S = tuple(2e-6 * step for step in range(17))
-_NEAR_BYTES = (0.5e6, 1e6, 2e6, 4e6)
+_NEAR_FIXED = tuple(0.1 * step for step in range(11))
 # Standard deviation, in logarithms, between calibrations of how fast all kernels come out; less
 # than a thousandth is not worth a correction.
 _PACE_SPREAD, _LEAST_SHIFT = 0.03, 1e-3
+# How often each is found anew, given the others.
+_TURNS = 2
 
 
 def in_networks(
@@ -34,9 +35,9 @@ def in_networks(
 ) -> Efficiency:
     """The model with what kernels take less in a network, from the references that help the fit.
 
-    First what a call takes; then `near_s` and `alone_s` in turns, for every `near_bytes`: those
-    that make the mean absolute logarithm of predicted / measured least; last, how much slower all
-    kernels are. Nothing changes without such networks.
+    First what a call takes; then, in turns, `alone_s`, by which networks of convolutions differ
+    least from each other in predicted / measured, how much slower all kernels are, by their median,
+    and `near_fixed`, by which tiny ones are off least. Nothing changes without such networks.
 
     Args:
         networks: measured seconds by name.
@@ -47,46 +48,56 @@ def in_networks(
     known = [row for row in _costs(efficiency, fusion, networks) if row[0].fitted]
     if not known:
         return efficiency
-    convolves = any(name.endswith(_CONVOLUTIONS) for name in efficiency.families)
-    measured = [networks[reference.name] for reference, _ in known]
+    tiny, large = ([row for row in known if row[0].tiny is kind] for kind in (True, False))
+    convolving = [row for row in large if _convolves(row[1])]
 
-    def logarithms(candidate: Efficiency) -> FloatArray:
-        predicted = [Predictor(c, candidate).at(c.sizes).seconds.sum() for _, c in known]
-        found: FloatArray = np.log(np.divide(measured, predicted))
+    def logarithms(
+        candidate: Efficiency, rows: Sequence[tuple[Reference, CostModel]]
+    ) -> FloatArray:
+        predicted = [Predictor(c, candidate).at(c.sizes).seconds.sum() for _, c in rows]
+        found: FloatArray = np.log(np.divide([networks[r.name] for r, _ in rows], predicted))
         return found
 
-    def error(candidate: Efficiency) -> float:
-        return float(np.abs(logarithms(candidate)).mean())
+    def differ(candidate: Efficiency) -> float:
+        found = logarithms(candidate, convolving)
+        return float(np.abs(found - np.median(found)).mean())
 
-    found = []
-    for size in _NEAR_BYTES:
-        one = replace(efficiency, near_bytes=size)
-        for _ in range(2):
-            one = min((replace(one, near_s=seconds) for seconds in _NEAR_S), key=error)
-            if convolves:
-                one = min((replace(one, alone_s=seconds) for seconds in _ALONE_S), key=error)
-        found.append(one)
-    best = min(found, key=error)
-    best = best if best.near_s else replace(best, near_bytes=0.0)
-    large = [not reference.tiny for reference, _ in known]
-    return _slower(best, logarithms(best)[large]) if any(large) else best
+    def off(candidate: Efficiency) -> float:
+        return float(np.abs(logarithms(candidate, tiny)).mean())
+
+    best = efficiency
+    if tiny:
+        best = replace(best, near_bytes=best.core_bytes)
+    for _ in range(_TURNS):
+        if convolving:
+            best = min((replace(best, alone_s=seconds) for seconds in _ALONE_S), key=differ)
+        if large:
+            best = _slower(best, logarithms(best, large))
+        if tiny:
+            best = min((replace(best, near_fixed=part) for part in _NEAR_FIXED), key=off)
+    return best
 
 
-def _slower(efficiency: Efficiency, logarithms: FloatArray) -> Efficiency:
+def _convolves(costs: CostModel) -> bool:
+    assert costs.kernels is not None
+    return any(family.startswith("Conv/") for family in costs.kernels.families)
+
+
+def _slower(efficiency: Efficiency, found: FloatArray) -> Efficiency:
     """The model with all kernels slower by what whole networks say on the whole.
 
     From one calibration to the next all kernels come out some per cent faster or slower, while
     readings of whole networks repeat within one. The posterior mean of a normal distribution whose
-    prior is no difference (Gelman et al. 2013, equation 2.12), of robust estimates: the median and
-    the median absolute deviation.
+    prior is no difference (Gelman et al. 2013, equation 2.12), of robust estimates: the mean of the
+    middle half, and the median absolute deviation.
 
     Args:
-        logarithms: (N,) of measured / predicted.
+        found: (N,) logarithms of measured / predicted.
     """
-    middle = float(np.median(logarithms))
-    spread = 1.4826 * float(np.median(np.abs(logarithms - middle)))
-    variance = np.pi / 2.0 * spread**2 / len(logarithms)  # of the median
-    shift = middle * _PACE_SPREAD**2 / (_PACE_SPREAD**2 + variance)
+    quarter = len(found) // 4
+    middle = float(np.sort(found)[quarter : len(found) - quarter].mean())
+    spread = 1.4826 * float(np.median(np.abs(found - np.median(found))))
+    shift = middle * _PACE_SPREAD**2 / (_PACE_SPREAD**2 + spread**2 / len(found))
     if abs(shift) < _LEAST_SHIFT:
         return efficiency
     return efficiency.slowed(shift)

@@ -44,7 +44,7 @@ def efficiency(ahead: bool) -> Efficiency:
     profile = next(file for file in files if file.key[0].startswith("v100")).read().profile
     assert profile.efficiency is not None
     return replace(
-        profile.efficiency, alone_s=1e-6, call_s=5e-6, near_s=3e-6, near_bytes=3e4, kept_s=2e-3,
+        profile.efficiency, alone_s=1e-6, call_s=5e-6, near_fixed=0.3, near_bytes=3e4, kept_s=2e-3,
         levels=((2.0**20, 64e9), (2.0**24, 4e9)), families=kept(profile.efficiency.families),
         launches_ahead=ahead,
     )  # fmt: skip

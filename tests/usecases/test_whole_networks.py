@@ -17,6 +17,8 @@ NAMES = ("Conv/pointwise", "Conv/dense", "Conv/depthwise", "MatMul/learned", "Ge
 EFFICIENCY = Efficiency(
     {f"float32 {name}": MODEL for name in NAMES}, 0.0, ((1e6, 5e10), (1e8, 1e10)), 8, 0.04
 )
+# The core's own cache of EFFICIENCY holds a megabyte; nothing fixed is left there.
+NEARER = replace(EFFICIENCY, near_bytes=1e6)
 RULES = FusionRules(fold=("BatchNormalization",), source="a test")
 
 
@@ -34,23 +36,24 @@ def latencies(efficiency: Efficiency, fitted: bool) -> dict[str, float]:
 
 @pytest.mark.parametrize("sooner", [0.0, 1.5e-6, 3e-6])
 def test_what_convolutions_take_longer_alone_is_found(sooner: float):
-    measured = latencies(replace(EFFICIENCY, alone_s=sooner), fitted=True)
+    # as they are found in networks that nothing is near in
+    measured = latencies(replace(NEARER, alone_s=sooner), fitted=True)
     assert in_networks(EFFICIENCY, RULES, measured).alone_s == pytest.approx(sooner)
 
 
-@pytest.mark.parametrize(("near", "size"), [(2e-6, 4e6), (6e-6, 2e6)])
-def test_what_tiny_networks_save_is_found(near: float, size: float):
-    measured = latencies(replace(EFFICIENCY, near_s=near, near_bytes=size), fitted=True)
-    found = in_networks(EFFICIENCY, RULES, measured)
-    assert found.near_s == pytest.approx(near)
-    assert found.near_bytes == size
+@pytest.mark.parametrize("fixed", [0.0, 0.3, 1.0])
+def test_what_tiny_networks_save_is_found(fixed: float):
+    near = replace(EFFICIENCY, near_fixed=fixed, near_bytes=1e6)
+    found = in_networks(EFFICIENCY, RULES, latencies(near, fitted=True))
+    assert found.near_bytes == pytest.approx(near.near_bytes)
+    assert found.near_fixed == pytest.approx(fixed)
 
 
 def test_a_call_takes_what_a_network_of_one_number_takes():
-    rest = {name: 11e-6 + s for name, s in latencies(EFFICIENCY, fitted=True).items()}
+    rest = {name: 11e-6 + s for name, s in latencies(NEARER, fitted=True).items()}
     found = in_networks(EFFICIENCY, RULES, {**rest, NOTHING: 11e-6})
     assert found.call_s == 11e-6
-    assert (found.alone_s, found.near_s) == (0.0, 0.0)
+    assert found.alone_s == 0.0
 
 
 def test_without_networks_nothing_changes():
@@ -59,9 +62,10 @@ def test_without_networks_nothing_changes():
 
 def test_the_reports_networks_have_no_say():
     # twice as fast as predicted: were they asked, convolutions would be credited all they can be
-    others = {name: 0.5 * value for name, value in latencies(EFFICIENCY, fitted=False).items()}
-    mine = latencies(EFFICIENCY, fitted=True)
-    assert in_networks(EFFICIENCY, RULES, {**mine, **others}) == EFFICIENCY
+    others = {name: 0.5 * value for name, value in latencies(NEARER, fitted=False).items()}
+    mine = latencies(NEARER, fitted=True)
+    found = in_networks(EFFICIENCY, RULES, {**mine, **others})
+    assert found == in_networks(EFFICIENCY, RULES, mine)
 
 
 def test_only_convolutions_start_sooner():
@@ -77,28 +81,29 @@ def test_only_convolutions_start_sooner():
 
 @pytest.mark.parametrize("slower", [0.93, 1.05])
 def test_all_kernels_are_as_much_slower_as_all_networks(slower: float):
-    measured = {name: slower * s for name, s in latencies(EFFICIENCY, fitted=True).items()}
+    measured = {name: slower * s for name, s in latencies(NEARER, fitted=True).items()}
     found = in_networks(EFFICIENCY, RULES, measured)
-    held_out, before = latencies(found, fitted=False), latencies(EFFICIENCY, fitted=False)
+    held_out, before = latencies(found, fitted=False), latencies(NEARER, fitted=False)
     for name in held_out:
         if "tiny" not in name:
             assert held_out[name] / before[name] == pytest.approx(slower, rel=0.02)
 
 
 def test_networks_that_disagree_change_little():
-    measured = latencies(EFFICIENCY, fitted=True)
+    measured = latencies(NEARER, fitted=True)
     names = [name for name in measured if "tiny" not in name]
     for place, name in enumerate(names):
         measured[name] *= 1.3 if place % 2 else 0.8
     found = in_networks(replace(EFFICIENCY, alone_s=0.0), RULES, measured)
     shifts = {model.mean for model in found.families.values()}
     assert len(shifts) == 1
-    # the two in the middle are 0.8 and 1.3
+    # half of them say 0.8, half 1.3
     assert abs(shifts.pop()) < 0.02
 
 
-def test_half_of_them_take_part_in_the_fit():
+def test_the_last_two_of_each_kind_take_no_part_in_the_fit():
     kinds = {row.name.rsplit(" ", 1)[0] for row in REFERENCES if row.name != NOTHING}
     for kind in kinds:
         same = [row.fitted for row in REFERENCES if row.name.startswith(kind)]
-        assert sorted(same) == [False, False, True, True]
+        assert len(same) >= 4
+        assert same == [True] * (len(same) - 2) + [False] * 2
