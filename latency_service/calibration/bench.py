@@ -48,7 +48,13 @@ _LONG_S = 0.3e-3
 
 
 class _Ready(NamedTuple):
-    """A workload of a batch, how often it is run in a round, in each turn, and was to try it."""
+    """A workload of a batch.
+
+    Attributes:
+        once_s: wall seconds of a run.
+        repeats, at_once: its runs in a round and in each turn.
+        tried: runs before the first round, which do not count.
+    """
 
     work: Workload
     prepared: Prepared

@@ -164,7 +164,9 @@ class FamilyModel:
             # recurrent layers were measured so
             return np.ones(np.shape(moved))
         data_s = np.maximum(moved / max(bytes_per_s, self.bytes_per_s), self.busy_s(moved, done))
-        part: FloatArray = (fixed * self.fixed_s + data_s) / self.roofline_s(moved, done)
+        # of a dead layer's kernels, which may take nothing, nothing is left
+        usual_s = np.maximum(self.roofline_s(moved, done), 1e-30)
+        part: FloatArray = (fixed * self.fixed_s + data_s) / usual_s
         return part
 
     def busy_s(self, moved: FloatArray, done: FloatArray) -> FloatArray:

@@ -162,8 +162,9 @@ def _skip_normalisation(wiring: Wiring) -> Iterator[Match]:
         if added is None:
             continue
         whole = tuple(nodes[added].outputs[0].shape)
-        learned = any(tuple(p.shape) == whole for p in nodes[added].parameters)
-        if learned or len(activations(nodes[added])) == 2:
+        shapes = [tuple(nodes[added].x.shape), *(tuple(p.shape) for p in nodes[added].parameters)]
+        alike = shapes == [whole, whole]
+        if alike or len(activations(nodes[added])) == 2:
             yield Match((added, index), added, "SkipLayerNormalization", node.outputs[0])
 
 

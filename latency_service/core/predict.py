@@ -280,9 +280,14 @@ class Predictor:
     def _caches(
         self, dims: FloatArray, live: FloatArray, cached_s: float, fetched_s: float
     ) -> tuple[float, float]:
-        """(share of the constants in the last cache, share of `near_s`) at (P, D) dimensions.
+        """(`kept`, `near`) of a structure with (P, D) dimensions.
 
         None where launches run ahead: what is saved while the next launch is awaited ends nothing.
+
+        Args:
+            live: (P,) whether the kernels' layers are alive.
+            cached_s: that the network takes with all constants in the last cache.
+            fetched_s: longer that it takes with all of them in memory.
         """
         if self.efficiency.launches_ahead:
             return 0.0, 0.0

@@ -129,13 +129,10 @@ def refitted(profile: Profile, samples: Sequence[Sample]) -> tuple[Profile, list
 
 
 def _settings(
-    units: int,
-    layout: Layout | None,
-    levels: tuple[tuple[float, float], ...],
+    units: int, layout: Layout | None, levels: tuple[tuple[float, float], ...]
 ) -> Settings:
     usual = gpu_settings(units) if units > 1 else Settings()
-    core_bytes = core_cache_bytes(levels)
-    return replace(usual, layout=layout, core_bytes=core_bytes)
+    return replace(usual, layout=layout, core_bytes=core_cache_bytes(levels))
 
 
 def _as_stored(profile: Profile) -> Profile:

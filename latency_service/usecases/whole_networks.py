@@ -36,8 +36,9 @@ def in_networks(
     """The model with what kernels take less in a network, from the references that help the fit.
 
     First what a call takes; then, in turns, `alone_s`, by which networks of convolutions differ
-    least from each other in predicted / measured, how much slower all kernels are, by their median,
-    and `near_fixed`, by which tiny ones are off least. Nothing changes without such networks.
+    least from each other in predicted / measured, how much slower all kernels are, by the middle
+    half of them all, and `near_fixed`, by which tiny ones are off least. Nothing changes without
+    such networks.
 
     Args:
         networks: measured seconds by name.
@@ -49,7 +50,8 @@ def in_networks(
     if not known:
         return efficiency
     tiny, large = ([row for row in known if row[0].tiny is kind] for kind in (True, False))
-    convolving = [row for row in large if _convolves(row[1])]
+    convolves = any(name.endswith(_CONVOLUTIONS) for name in efficiency.families)
+    convolving = [row for row in large if convolves and _convolves(row[1])]
 
     def logarithms(
         candidate: Efficiency, rows: Sequence[tuple[Reference, CostModel]]

@@ -50,6 +50,23 @@ def test_an_efficiency_model_survives_json() -> None:
     assert efficiency_from_json(document, "here") == EFFICIENCY
 
 
+def test_what_the_caches_save_survives_json() -> None:
+    model = replace(MODEL, cached_s_per_byte=4e-11, measured_cached=True, nearby_s_per_byte=3e-11)
+    whole = replace(
+        EFFICIENCY, families={"float32 MatMul": model}, near_bytes=2e6, near_fixed=0.1, kept_s=6e-3,
+        slower=-0.02,
+    )  # fmt: skip
+    document = json.loads(json.dumps(efficiency_to_json(whole)))
+
+    assert efficiency_from_json(document, "here") == whole
+
+
+def test_older_revisions_are_read_without_what_is_gone() -> None:
+    document = {**efficiency_to_json(EFFICIENCY), "near_s": 2e-5, "kept_bytes": 6e7}
+
+    assert efficiency_from_json(document, "here") == EFFICIENCY
+
+
 def test_a_calibrated_profile_survives_json_with_its_digest() -> None:
     again = profile_from_json(json.loads(json.dumps(profile_to_json(PROFILE))))
 

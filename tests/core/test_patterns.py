@@ -68,16 +68,19 @@ def test_a_runtime_may_know_a_gelu_by_its_division_only(
     assert sum(host is not None for host in costs.fused_into) == merged
 
 
-@pytest.mark.parametrize(("learned", "merged"), [(None, 1), ([5, 13], 1), ([13], 0)])
+@pytest.mark.parametrize(
+    ("rows", "learned", "merged"),
+    [(5, None, 1), (5, [5, 13], 1), (5, [13], 0), (1, [5, 13], 0)],
+)
 def test_a_normalisation_takes_an_addition_of_two_tensors(
-    learned: list[int] | None, merged: int
+    rows: int, learned: list[int] | None, merged: int
 ) -> None:
     added: dict[str, Any] = layer("sum", "Add", "x", "y")
     if learned is not None:
         added = layer("sum", "Add", "x") | {"parameters": [{"role": "bias", "shape": learned}]}
     vectors = [{"role": role, "shape": [13]} for role in ("scale", "bias")]
     graph = {
-        "inputs": [{"name": name, "shape": [5, 13]} for name in ("x", "y")],
+        "inputs": [{"name": name, "shape": [rows, 13]} for name in ("x", "y")],
         "layers": [added, layer("norm", "LayerNormalization", "sum") | {"parameters": vectors}],
         "outputs": ["norm"],
     }

@@ -103,6 +103,11 @@ class TestPrediction:
         assert close.at(costs.sizes).seconds == pytest.approx([expected])
         assert totals_s(close, costs.sizes[None, :]) == pytest.approx([expected])
 
+    def test_a_kernel_that_takes_nothing_saves_nothing(self) -> None:
+        free = replace(PLAIN, fixed_s=0.0)
+        found = free.near_part(np.array([0.0, 5.0]), np.zeros(2), 4e9, 0.5)
+        assert found == pytest.approx([0.0, 0.25])
+
     def test_the_larger_a_network_the_less_of_it_is_near(self) -> None:
         constants, most = np.array([0.0, 0.5e6, 1e6, 4e6, 1e12]), np.array([0.5e6, 0.25e6, 0, 0, 0])
         found = replace(efficiency(0.0), near_bytes=1e6).near_share(constants, most)

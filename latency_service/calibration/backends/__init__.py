@@ -44,14 +44,19 @@ class Prepared(Protocol):
 
     Attributes:
         most_runs: how often it is worth running in one round.
-        evicts: whether it empties the caches before the first run of a turn.
-        at_once: runs of a turn, from the one that finds least in the caches to those that find
-            most; 1 where all find the same.
     """
 
     most_runs: int
-    evicts: bool
-    at_once: int
+
+    @property
+    def evicts(self) -> bool:
+        """Whether it empties the caches before the first run of a turn."""
+        ...
+
+    @property
+    def at_once(self) -> int:
+        """Runs of a turn; 1 where all find the same in the caches, else the first finds least."""
+        ...
 
     def run(self) -> float:
         """Run once; wall seconds, for planning only."""

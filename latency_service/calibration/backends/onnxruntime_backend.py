@@ -54,8 +54,10 @@ _LEAST_S = 1e-7
 _EVICTOR = np.ones(16_000_000, dtype=np.float64)
 _NEARER = _EVICTOR[:500_000]
 _MOST_RUNS, _MOST_COLD_RUNS = 8, 4
-# What the runs of a turn find, `Run.cached`: outputs far and near; weights in main memory, on their
-# way, and in the last cache. A cache that takes what nearer ones drop keeps what comes twice.
+# What the runs of a turn find, `Run.cached`: all the same; outputs far and near; weights in main
+# memory, on their way, and in the last cache. A cache that takes what nearer ones drop keeps what
+# comes more than once.
+_ALIKE: tuple[bool | None, ...] = (False,)
 _OUTPUTS: tuple[bool | None, ...] = (False, True)
 _WEIGHTS: tuple[bool | None, ...] = (False, None, True, True)
 # What stands around a kernel that runs in another type or layout, put there by the runtime or by
@@ -170,11 +172,10 @@ class OnnxRuntime:
             return DeviceSession(self, model, feeds, copies, self.call_s)
         prepared = _Session(self, model, feeds)
         if onnx_models.is_cold(work):
-            prepared.evicts = True
-            prepared.find(_WEIGHTS)
+            prepared.turn = _WEIGHTS
             prepared.most_runs = _MOST_COLD_RUNS
         elif onnx_models.writes_afar(work):
-            prepared.find(_OUTPUTS)
+            prepared.turn = _OUTPUTS
         prepared.around = (_AROUND | {onnx_models.producer(work.op)}) - {work.op}
         if work.outputs:
             prepared.share_outputs(work)
@@ -256,8 +257,7 @@ class _Session:
         self.backend = backend
         # a whole network is called as its users call it
         self._feeds = None if profiled else dict(feeds)
-        self.evicts = False
-        self.find((False,))
+        self.turn = _ALIKE
         self.most_runs = _MOST_RUNS
         self._raw = [
             value.reshape(-1).view(np.uint8) for value in feeds.values() if value.dtype.kind != "f"
@@ -278,9 +278,15 @@ class _Session:
             raise CalibrationError(f"onnxruntime cannot run the model: {error}") from None
         self.readings: list[Reading] = []
 
-    def find(self, turn: tuple[bool | None, ...]) -> None:
-        """Say what the runs of a turn find in the caches."""
-        self.turn, self.at_once = turn, len(turn)
+    @property
+    def evicts(self) -> bool:
+        """Whether it empties the caches before the first run of a turn."""
+        return self.turn == _WEIGHTS
+
+    @property
+    def at_once(self) -> int:
+        """Runs of a turn."""
+        return len(self.turn)
 
     def share_outputs(self, work: Workload) -> None:
         """Write where all workloads do, one output behind the other."""
@@ -302,11 +308,11 @@ class _Session:
         """Run once; wall seconds."""
         first = len(self.readings) % self.at_once == 0
         if self.evicts:
-            # the weights, in a network too other layers' lie between; what is written stays near
+            # drives out the weights, between whose uses a network reads others; not the output
             (_EVICTOR if first else _NEARER).sum()
         self._written.fill(0.0)
         if first and self.turn == _OUTPUTS:
-            _NEARER.sum()  # what is written
+            _NEARER.sum()  # drives out the output
         for raw in self._raw:
             np.bitwise_or(raw, raw, out=raw)
         # longer than a run takes, another run is worth more than a wait
