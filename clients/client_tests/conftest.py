@@ -16,7 +16,8 @@ from hypothesis import settings as hypothesis_settings
 from latency_client.cache import Cache
 from latency_client.service import HttpService
 from latency_service.api.app import create_app
-from latency_service.core.efficiency import Efficiency, FamilyModel
+from latency_service.core.efficiency import Efficiency
+from latency_service.core.family import FamilyModel
 from latency_service.core.features import features_of
 from latency_service.core.profile import ComputeRate, Device, FusionRules, Memory, Profile
 from latency_service.settings import Settings

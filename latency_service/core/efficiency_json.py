@@ -7,15 +7,16 @@ from collections.abc import Collection, Mapping
 from dataclasses import fields
 from typing import Any
 
-from latency_service.core.efficiency import Efficiency, FamilyModel, Layout
+from latency_service.core.efficiency import Efficiency, Layout
 from latency_service.core.errors import ProfileError
+from latency_service.core.family import FamilyModel
 from latency_service.core.features import features_of
 from latency_service.core.masks import CAUSES
 from latency_service.core.recurrent import PARTS
 
 _LATER = (
     "alignment", "alone_s", "block", "cached_s_per_byte", "call_s", "kept_s", "launches_ahead",
-    "measured_cached", "near_bytes", "near_fixed", "nearby_s_per_byte", "panel", "parts",
+    "measured_cached", "near_bytes", "near_fixed", "nearby_s_per_byte", "packing", "panel", "parts",
     "slow_runs", "slower",
 )  # fmt: skip
 
@@ -142,6 +143,7 @@ def _family(read: _Reader, document: Any, at: str) -> FamilyModel:
         block=int(read.number(row.get("block", 0), f"{at}.block", 0.0)),
         alignment=int(read.number(row.get("alignment", 0), f"{at}.alignment", 0.0)),
         panel=int(read.number(row.get("panel", 0), f"{at}.panel", 0.0)),
+        packing=read.number(row.get("packing", 0.0), f"{at}.packing", 0.0),
         parts=read.amounts(row.get("parts", {}), f"{at}.parts", PARTS),
     )
     wide = {len(model.features), len(model.lengths), *(len(point) for point in model.points)}

@@ -1,7 +1,7 @@
 """What a family's efficiency may depend on: functions of a kernel's shape.
 
 Each feature depends on the layer's input channels, on its output channels or on neither, never on
-both; so the kernel function of latency_service/core/efficiency.py is a product of three factors.
+both; so the kernel function of latency_service/core/family.py is a product of three factors.
 Hardware moves in steps: a vector, a tile, a wave of tiles over the processors. The features show
 how much of the last step is padding; the fit decides which of them matter.
 """

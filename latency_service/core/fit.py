@@ -14,10 +14,12 @@ import numpy as np
 
 from latency_service.core.bind import bind
 from latency_service.core.binding import Binding
-from latency_service.core.efficiency import FamilyModel, Layout, moved_bytes
+from latency_service.core.efficiency import Layout
+from latency_service.core.family import FamilyModel, moved_bytes, windows
 from latency_service.core.features import FloatArray, features_of
 from latency_service.core.gaussian_process import cross_validate, learn, learn_delayed, rounded
 from latency_service.core.geometry import LINE, RECURRENT, Dim, geometry, reorder_geometry
+from latency_service.core.least_squares import nonnegative_parts
 from latency_service.core.ops import OPS
 from latency_service.core.recurrent import fit_parts
 from latency_service.core.sample import REORDERS, Sample, Workload, workload_graph
@@ -114,7 +116,9 @@ def fit_family(
     if settings.layout is not None:
         layout = settings.layout
         blank = replace(blank, block=layout.block, alignment=layout.alignment)
-    blank = replace(blank, panel=settings.panel)
+    if settings.panel:
+        blank = replace(blank, panel=settings.panel)
+        blank = replace(blank, packing=_packing(blank, dims, seconds))
     plain = _with_base(blank, dims, seconds, itemsize, contraction, settings)
     if settings.in_parts:
         fixed_s, parts = fit_parts(dims, seconds)
@@ -205,6 +209,14 @@ def _with_base(
         return replace(blank, fixed_s=fixed, flops_per_s=None, bytes_per_s=bytes_per_s)
     flops_per_s = float(np.quantile(blank.done(dims) / rest, 0.97))
     return replace(blank, fixed_s=fixed, flops_per_s=flops_per_s, bytes_per_s=bytes_per_s)
+
+
+def _packing(blank: FamilyModel, dims: FloatArray, seconds: FloatArray) -> float:
+    """`FamilyModel.packing` of a family in panels."""
+    positions = blank.paneled(dims[:, Dim.INNER])
+    amounts = [np.ones(len(dims)), dims[:, Dim.WORK] * positions, windows(dims) * positions]
+    _, flop_s, number_s = nonnegative_parts(np.stack(amounts, axis=1), seconds).tolist()
+    return float(f"{number_s / flop_s:.4g}") if flop_s else 0.0
 
 
 @dataclass(frozen=True, slots=True)

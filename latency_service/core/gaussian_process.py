@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from latency_service.core.efficiency import kernel
+from latency_service.core.family import kernel
 from latency_service.core.features import FloatArray
 
 _FOLDS = 5

@@ -1,7 +1,7 @@
 """The shape of a kernel as the hardware sees it, and the family it belongs to.
 
 FLOPs and bytes alone do not tell how well a layer uses a device: a convolution over 61 channels
-runs the code of 64. An efficiency model (latency_service/core/efficiency.py) therefore sees the
+runs the code of 64. An efficiency model (latency_service/core/family.py) therefore sees the
 dimensions of the loop nest. A contraction is `batch` independent products of (rows x depth) by
 (depth x cols); everything else reads `in_elements` and writes `out_elements`, in runs of `inner`
 elements that lie together.

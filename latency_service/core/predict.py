@@ -12,7 +12,8 @@ import numpy as np
 import numpy.typing as npt
 
 from latency_service.core.costs import CostModel, FloatArray, Kernels
-from latency_service.core.efficiency import Efficiency, FamilyModel, filling, moved_bytes
+from latency_service.core.efficiency import Efficiency, filling
+from latency_service.core.family import FamilyModel, moved_bytes
 from latency_service.core.geometry import LINE, Dim, Follows
 from latency_service.core.kernels import usual_forms
 from latency_service.core.live import live_counts

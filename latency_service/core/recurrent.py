@@ -8,13 +8,13 @@ and one with a wide state, the latter takes several times as long.
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Callable, Mapping
 
 import numpy as np
 
 from latency_service.core.features import FloatArray
 from latency_service.core.geometry import Dim
+from latency_service.core.least_squares import nonnegative_parts
 
 
 def _steps(dims: FloatArray) -> FloatArray:
@@ -54,8 +54,6 @@ PARTS: Mapping[str, Callable[[FloatArray], FloatArray]] = {
     "steps": _steps, "inputs": _of_inputs, "states": _of_states, "reads": _reads,
     "weights": _weights, "gates": _gates,
 }  # fmt: skip
-# Ratios further from 1 than this, in logarithms, pull no harder.
-_ROBUST, _ROUNDS = 0.3, 12
 
 
 def parts_s(dims: FloatArray, parts: Mapping[str, float]) -> FloatArray:
@@ -76,30 +74,6 @@ def fit_parts(dims: FloatArray, seconds: FloatArray) -> tuple[float, dict[str, f
     None is negative, errors are relative, and outliers pull little.
     """
     amounts = np.stack([np.ones(len(dims)), *(part(dims) for part in PARTS.values())], axis=1)
-    scaled = amounts / seconds[:, None]
-    sizes = scaled.max(axis=0)
-    scaled = scaled / np.where(sizes > 0, sizes, 1.0)
-    weights = np.ones(len(dims))
-    for _ in range(_ROUNDS):
-        found = _nonnegative(scaled * weights[:, None], weights)
-        ratios = np.maximum(scaled @ found, 1e-3)
-        far = np.abs(np.log(ratios)) / _ROBUST
-        weights = 1.0 / np.sqrt(ratios) / np.maximum(1.0, far)
-    found = found / np.where(sizes > 0, sizes, 1.0)
-    named = zip(PARTS, found[1:].tolist(), strict=True)
-    return float(found[0]), {name: float(f"{s:.4g}") for name, s in named if s > 0}
-
-
-def _nonnegative(matrix: FloatArray, target: FloatArray) -> FloatArray:
-    """(P,) least squares without negative numbers: the best of all sets of columns."""
-    columns = [k for k in range(matrix.shape[1]) if matrix[:, k].any()]
-    best, least = np.zeros(matrix.shape[1]), float("inf")
-    for count in range(1, len(columns) + 1):
-        for chosen in itertools.combinations(columns, count):
-            part = matrix[:, chosen]
-            values = np.linalg.lstsq(part, target, rcond=None)[0]
-            error = float(np.sum((part @ values - target) ** 2))
-            if (values >= 0).all() and error < least:
-                best, least = np.zeros(matrix.shape[1]), error
-                best[list(chosen)] = values
-    return best
+    fixed, *found = nonnegative_parts(amounts, seconds).tolist()
+    named = zip(PARTS, found, strict=True)
+    return fixed, {name: float(f"{s:.4g}") for name, s in named if s > 0}

@@ -6,7 +6,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from latency_service.core.efficiency import filling, moved_bytes
+from latency_service.core.efficiency import filling
+from latency_service.core.family import moved_bytes
 from latency_service.core.features import FloatArray
 from latency_service.core.sample import Sample
 

@@ -16,7 +16,7 @@ import numpy.typing as npt
 
 from latency_service.core.channels import Share
 from latency_service.core.costs import FloatArray
-from latency_service.core.efficiency import MOVED
+from latency_service.core.family import MOVED
 from latency_service.core.geometry import Dim, Follows
 from latency_service.core.predict import Assigned, Predictor
 from latency_service.core.units import BYTES_PER_ELEMENT
@@ -267,8 +267,11 @@ class _Kernel:
         work = self._sum((Dim.WORK,), reads, writes)
         if model is None:
             return work
+        if model.panel:
+            numbers = self._sum((Dim.DEPTH,), reads, writes) * float(self.dims[Dim.ROWS])
+            return model.in_panels(work, numbers, float(self.dims[Dim.INNER]))
         if not model.block:
-            return work * float(model.paneled(self.dims[Dim.INNER]))
+            return work
         groups, columns, depth = (
             self._sum((dim,), reads, writes) for dim in (Dim.BATCH, Dim.COLS, Dim.DEPTH)
         )

@@ -5,7 +5,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from latency_service.core.efficiency import FamilyModel, Layout
+from latency_service.core.efficiency import Layout
+from latency_service.core.family import FamilyModel
 from latency_service.core.fit import FamilyFit, Settings, fit, sample_geometry
 from latency_service.core.sample import Sample, Workload
 
@@ -65,6 +66,42 @@ def test_a_product_of_matrices_computes_whole_panels(positions: int, computed: i
     each = 2.0 * 3 * 5 * 7 / 1e9
     assert seconds(PLAIN, work) == pytest.approx(each * positions)
     assert seconds(replace(PLAIN, panel=16), work) == pytest.approx(each * computed)
+
+
+def along(images: int, inputs: int, positions: int, filters: int, taps: int) -> Workload:
+    pad = taps // 2
+    return Workload(
+        "Conv",
+        ((images, inputs, positions), (filters, inputs, taps), (filters,)),
+        {"pads": [pad] * 2},
+        learned=(1, 2),
+        outputs=((images, filters, positions),),
+    )
+
+
+def test_windows_are_put_in_place_however_few_filters_read_them() -> None:
+    model = replace(PLAIN, panel=16, packing=31.0)
+    for filters in (1, 2, 13):
+        # 3 images, 7 inputs under 5 taps, 11 positions that are computed as 16
+        flops = 3 * 7 * 5 * 16 * (2 * filters + 31)
+        assert seconds(model, along(3, 7, 11, filters, 5)) == pytest.approx(flops / 1e9)
+
+
+def test_a_fit_finds_what_putting_windows_in_place_takes() -> None:
+    chance = np.random.default_rng(11)
+    true = replace(PLAIN, flops_per_s=RATE, panel=16, packing=43.0)
+    samples = []
+    for _ in range(120):
+        images, inputs, positions, filters = (
+            int(chance.integers(low, high)) for low, high in ((1, 9), (16, 300), (1, 100), (1, 200))
+        )
+        work = along(images, inputs, positions, filters, int(chance.choice([1, 3, 5, 7])))
+        samples.append(Sample(work, 3e-6 + seconds(true, work)))
+    (found,) = fit(samples, Settings(layout=LAYOUT))
+    assert found.model.panel == 16
+    assert found.model.packing == pytest.approx(43.0, rel=0.02)
+    one = along(64, 151, 4, 1, 9)  # nothing like it was measured
+    assert seconds(found.model, one) == pytest.approx(3e-6 + seconds(true, one), rel=0.1)
 
 
 def test_filters_that_only_fill_up_a_block_are_free() -> None:

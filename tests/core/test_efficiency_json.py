@@ -5,9 +5,10 @@ from typing import Any
 
 import pytest
 
-from latency_service.core.efficiency import Efficiency, FamilyModel, Layout
+from latency_service.core.efficiency import Efficiency, Layout
 from latency_service.core.efficiency_json import efficiency_from_json, efficiency_to_json
 from latency_service.core.errors import ProfileError
+from latency_service.core.family import FamilyModel
 from latency_service.core.features import features_of
 from latency_service.core.profile import (
     ComputeRate,
@@ -52,6 +53,7 @@ def test_an_efficiency_model_survives_json() -> None:
 
 def test_what_the_caches_save_survives_json() -> None:
     model = replace(MODEL, cached_s_per_byte=4e-11, measured_cached=True, nearby_s_per_byte=3e-11)
+    model = replace(model, panel=16, packing=43.0)
     whole = replace(
         EFFICIENCY, families={"float32 MatMul": model}, near_bytes=2e6, near_fixed=0.1, kept_s=6e-3,
         slower=-0.02,

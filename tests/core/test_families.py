@@ -3,7 +3,8 @@
 import pytest
 
 from latency_service.core.costing import cost_model
-from latency_service.core.efficiency import Efficiency, FamilyModel
+from latency_service.core.efficiency import Efficiency
+from latency_service.core.family import FamilyModel
 from latency_service.core.predict import assign
 from latency_service.core.sample import Workload, workload_graph
 

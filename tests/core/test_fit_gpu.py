@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from latency_service.core.efficiency import FamilyModel
+from latency_service.core.family import FamilyModel
 from latency_service.core.fit import Settings, fit, gpu_settings, sample_geometry, unseen
 from latency_service.core.sample import Sample, Workload
 

@@ -8,7 +8,8 @@ import pytest
 from latency_service.core.binding import Binding
 from latency_service.core.costing import cost_model
 from latency_service.core.costs import CostModel, Pruning
-from latency_service.core.efficiency import Efficiency, FamilyModel
+from latency_service.core.efficiency import Efficiency
+from latency_service.core.family import FamilyModel
 from latency_service.core.graph import graph_from_json
 from latency_service.core.predict import assign
 from latency_service.core.profile import FusionRules

@@ -7,7 +7,8 @@ import pytest
 
 from latency_service.core.binding import Binding
 from latency_service.core.costing import cost_model
-from latency_service.core.efficiency import Efficiency, FamilyModel
+from latency_service.core.efficiency import Efficiency
+from latency_service.core.family import FamilyModel
 from latency_service.core.predict import interval_s
 from latency_service.core.profile import ComputeRate, Device, Memory, Profile
 from latency_service.core.roofline import LatencyModel, latency_model

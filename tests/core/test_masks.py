@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 
 from latency_service.core.costing import cost_model
-from latency_service.core.efficiency import Efficiency, FamilyModel
+from latency_service.core.efficiency import Efficiency
 from latency_service.core.errors import GraphError
+from latency_service.core.family import FamilyModel
 from latency_service.core.graph import GraphInput, Layer, LayerGraph, Output, layer_graph
 from latency_service.core.masks import masked_shares
 from latency_service.core.predict import Predictor

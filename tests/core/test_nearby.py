@@ -8,13 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from latency_service.core.costing import cost_model
-from latency_service.core.efficiency import (
-    Efficiency,
-    FamilyModel,
-    Layout,
-    core_cache_bytes,
-    filling,
-)
+from latency_service.core.efficiency import Efficiency, Layout, core_cache_bytes, filling
+from latency_service.core.family import FamilyModel
 from latency_service.core.fit import FamilyFit, Settings, fit
 from latency_service.core.graph import GraphInput, Layer, Output, Parameter, layer_graph
 from latency_service.core.predict import Predictor

@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 from latency_service.core.costing import cost_model
-from latency_service.core.efficiency import Efficiency, FamilyModel
+from latency_service.core.efficiency import Efficiency
+from latency_service.core.family import FamilyModel
 from latency_service.core.predict import Predictor, Structure
 from latency_service.core.sweep import totals_s
 from tests.core.dense import dense

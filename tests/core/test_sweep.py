@@ -16,7 +16,8 @@ from hypothesis import strategies as st
 
 import latency_service.core.sweep
 from latency_service.core.costing import cost_model
-from latency_service.core.efficiency import Efficiency, FamilyModel
+from latency_service.core.efficiency import Efficiency
+from latency_service.core.family import FamilyModel
 from latency_service.core.graph import (
     GraphInput,
     Layer,
@@ -56,6 +57,7 @@ def kept(families: Mapping[str, FamilyModel]) -> dict[str, FamilyModel]:
         name: replace(
             model, cached_s_per_byte=1e-12, nearby_s_per_byte=1e-12, measured_cached="Gemm" in name,
             block=16 if "Conv" in name else 0, alignment=4, panel=16 if "Gemm" in name else 0,
+            packing=7.0 if "Gemm" in name else 0.0,
         )
         for name, model in families.items()
     }  # fmt: skip

@@ -6,7 +6,8 @@ import pytest
 
 from latency_service.calibration.references import NOTHING, REFERENCES
 from latency_service.core.costing import cost_model
-from latency_service.core.efficiency import Efficiency, FamilyModel
+from latency_service.core.efficiency import Efficiency
+from latency_service.core.family import FamilyModel
 from latency_service.core.predict import Predictor
 from latency_service.core.profile import FusionRules
 from latency_service.ingest import read_network
