@@ -14,6 +14,8 @@ import numpy as np
 
 from latency_service.core.family import FamilyModel
 from latency_service.core.features import FloatArray
+from latency_service.core.geometry import constant_size
+from latency_service.core.units import FLOATING
 
 # A convolution that moves more finds nothing of it in a nearer cache.
 NEAR_KERNEL_BYTES = 1e6
@@ -42,6 +44,12 @@ def filling(moved: FloatArray, cache_bytes: float) -> FloatArray:
     """(...) bytes that a kernel which moves (...) bytes finds in a cache, beside what it brings."""
     found: FloatArray = moved * np.maximum(0.0, 1.0 - moved / max(cache_bytes, 1.0))
     return found
+
+
+def floating(name: str) -> bool:
+    """Whether a family or a sequence, "dtype operator", multiplies floating numbers alone."""
+    dtype, op = name.replace("/", " ").split()[:2]
+    return dtype in FLOATING and constant_size(op) == 1.0
 
 
 def forgotten(of_half: FloatArray) -> FloatArray:
@@ -93,8 +101,8 @@ class Efficiency:
         near_fixed: part of a kernel's fixed seconds that is left there.
         kept_s: after which the last cache has lost half of what it held to others that share it; 0
             where nobody does, or nobody measured it.
-        slower: logarithm by which whole networks said that all families are slower than their
-            samples; it is part of the families' means and of `merged`.
+        slower: logarithm by which whole networks of floating numbers said that these families are
+            slower than their samples; it is part of the families' means and of `merged`.
         launches_ahead: whether the host launches kernels while others run, so that the fixed time
             of a family, its launch, is waited for only where the device has nothing else to do.
     """
@@ -117,12 +125,13 @@ class Efficiency:
     launches_ahead: bool = False
 
     def slowed(self, shift: float) -> Efficiency:
-        """All families slower by a logarithm."""
+        """All families of floating numbers slower by a logarithm."""
         families = {
-            name: replace(model, mean=model.mean + shift) for name, model in self.families.items()
+            name: replace(model, mean=model.mean + shift) if floating(name) else model
+            for name, model in self.families.items()
         }
         factor = math.exp(shift)
-        merged = {name: seconds * factor for name, seconds in self.merged.items()}
+        merged = {name: s * factor if floating(name) else s for name, s in self.merged.items()}
         return replace(self, families=families, merged=merged, slower=self.slower + shift)
 
     def near_share(self, constant_bytes: FloatArray, most_bytes: FloatArray) -> FloatArray:
