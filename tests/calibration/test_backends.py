@@ -19,17 +19,10 @@ from latency_service.calibration.backends import (
     BACKENDS,
     Backend,
     Row,
-    onnxruntime_backend,
     open_backend,
 )
-from latency_service.calibration.backends.onnx_models import (
-    BLOCKER,
-    build_model,
-    is_cold,
-    producer,
-    weight_bytes,
-    writes_afar,
-)
+from latency_service.calibration.backends.onnx_models import BLOCKER, build_model
+from latency_service.calibration.backends.onnx_placement import leads
 from latency_service.calibration.backends.onnxruntime_accelerator import (
     DeviceSession,
     empty_call_s,
@@ -109,7 +102,7 @@ class TestOnnxRuntime(CalibrationBackendContract):
             onnxruntime.InferenceSession(build_model(work, 1, lead=True)[0], options)
             nodes = onnx.load(tmp_path / "optimised.onnx").graph.node
             own = {node.op_type for node in nodes if not node.op_type.startswith("Reorder")}
-            assert own <= {producer("Conv"), BLOCKER, "Conv", "FusedConv"}, work.merges
+            assert own <= {*leads("Conv"), BLOCKER, "Conv", "FusedConv"}, work.merges
 
     def test_a_reorder_is_told_apart_from_the_pooling(self, backend: Backend):
         if backend.discover("float32")[1] is None:
@@ -239,91 +232,3 @@ def test_pools_of_quantised_images_have_their_channels_last(name: str):
     assert feeds["x0_0"].shape == (n, h, w, c)
     written = onnxruntime.InferenceSession(model).run(None, feeds)[0].shape
     assert (written[0], written[3], *written[1:3]) == work.outputs[0]
-
-
-def _nodes(work: Workload) -> list[tuple[str, tuple[str, ...]]]:
-    graph = onnx.load_from_string(build_model(work, 1, lead=True)[0]).graph
-    return [(node.op_type, tuple(node.input)) for node in graph.node]
-
-
-def test_a_softmax_may_write_over_what_it_reads():
-    scores = (2, 7, 13)
-    nodes = _nodes(Workload("Softmax", (scores,), {"axis": -1}, outputs=(scores,)))
-    # a kernel behind it reads what it wrote; a graph's output would be a place of its own
-    assert [op for op, _ in nodes] == ["Neg", "Softmax", "Neg"]
-    tanh = Workload("Tanh", (scores,), outputs=(scores,))
-    assert [op for op, _ in _nodes(tanh)] == ["Neg", "Tanh"]
-
-
-def test_a_shortcut_was_written_long_before():
-    image = (1, 5, 7, 11)
-    both = Workload("Add", (image, image), outputs=(image,))
-    assert _nodes(both) == [("Neg", ("x1_0",)), ("Add", ("x0_0", "x1_0_written"))]
-    product = replace(both, op="Mul")
-    assert [op for op, _ in _nodes(product)] == ["Neg", "Neg", "Mul"]
-    bias = Workload("Add", (image, (5, 1, 1)), learned=(1,), outputs=(image,))
-    assert [op for op, _ in _nodes(bias)] == ["Neg", "Add"]
-
-
-@pytest.mark.parametrize(
-    ("op", "inputs", "learned", "afar"),
-    [
-        ("Transpose", 1, False, True), ("MaxPool", 1, False, True), ("Concat", 2, False, True),
-        ("LayerNormalization", 2, True, True), ("Softmax", 1, False, False),
-        ("Tanh", 1, False, False), ("Add", 2, False, True), ("Add", 2, True, False),
-        ("Mul", 2, False, False), ("Div", 2, True, True), ("MatMul", 2, False, False),
-    ],
-)  # fmt: skip
-def test_who_writes_where_no_layer_has_been_for_a_while(
-    op: str, inputs: int, learned: bool, afar: bool
-) -> None:
-    work = Workload(op, ((7, 7),) * inputs, learned=(1,) if learned else (), outputs=((7, 7),))
-    assert writes_afar(work) is afar
-
-
-def test_the_weights_of_a_recurrent_layer_come_from_afar_only_once():
-    weight, recurrence = (1, 2048, 509), (1, 2048, 512)
-    inputs = ((3, 1, 509), weight, recurrence)
-    lstm = Workload("LSTM", inputs, learned=(1, 2), outputs=((3, 1, 1, 512),))
-    assert weight_bytes(lstm) > 8e6
-    assert not is_cold(lstm)
-    product = Workload("MatMul", ((3, 512), (512, 2048)), learned=(1,), outputs=((3, 2048),))
-    assert is_cold(product)
-    table = Workload("Gather", ((4096, 512), (7,)), {"axis": 0}, learned=(0,), outputs=((7, 512),))
-    assert weight_bytes(table) > 8e6
-    assert not is_cold(table)  # few of its rows are read
-
-
-def test_runs_of_a_turn_find_more_and_more_in_the_caches() -> None:
-    backend = OnnxRuntime("CPUExecutionProvider", 1)
-    turned = Workload("Transpose", ((61, 97),), {"perm": [1, 0]}, outputs=((97, 61),))
-    product = Workload("MatMul", ((3, 31), (31, 7)), learned=(1,), outputs=((3, 7),))
-    large = Workload("MatMul", ((1, 509), (509, 521)), learned=(1,), outputs=((1, 521),))
-    for work, at_once, found in (
-        (turned, 2, [False, True] * 3),
-        (product, 1, [False] * 6),
-        (large, 4, [False, None, True, True, False, None]),
-    ):
-        prepared = backend.prepare(work)
-        assert (prepared.at_once, prepared.evicts) == (at_once, work is large)
-        for _ in found:
-            prepared.run()
-        assert [run.cached for run in prepared.finish()] == found
-
-
-def test_outputs_lie_one_behind_the_other(monkeypatch: pytest.MonkeyPatch) -> None:
-    place = np.zeros(64)
-    monkeypatch.setattr(onnxruntime_backend, "_SCRATCH", place)
-    outputs = ((1, 5, 5), (1, 2, 5), (1, 3, 5))
-    split = {"axis": 1, "split": [5, 2, 3]}
-    work = Workload("Split", ((1, 10, 5),), split, outputs=outputs)
-    prepared = OnnxRuntime("CPUExecutionProvider", 1).prepare(work)
-    prepared.run()
-    prepared.finish()
-
-    # 100, 40 and 60 bytes, each from a line of 64 on
-    written = place.view(np.float32) != 0
-    for begin, end in ((0, 25), (32, 42), (48, 63)):
-        assert written[begin:end].mean() > 0.4
-        written[begin:end] = False
-    assert not written.any()

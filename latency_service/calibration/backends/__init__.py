@@ -40,13 +40,12 @@ class Run(NamedTuple):
 
 
 class Prepared(Protocol):
-    """A workload that is ready to run.
+    """A workload that is ready to run."""
 
-    Attributes:
-        most_runs: how often it is worth running in one round.
-    """
-
-    most_runs: int
+    @property
+    def most_runs(self) -> int:
+        """How often it is worth running in one round."""
+        ...
 
     @property
     def evicts(self) -> bool:

@@ -16,26 +16,20 @@ import numpy as np
 import numpy.typing as npt
 from onnx import NodeProto, TensorProto, helper, numpy_helper
 
-from latency_service.core.geometry import RECURRENT
+from latency_service.calibration.backends.onnx_placement import (
+    OVERWRITES,
+    POSITIVE,
+    TAKES_OVER,
+    adds_a_shortcut,
+    leads,
+    producer,
+)
+from latency_service.calibration.backends.onnx_types import NUMPY, OPERAND_TYPES, TYPES
 from latency_service.core.ops import OPS
 from latency_service.core.sample import Workload
 
 Array = npt.NDArray[Any]
 
-# Weights of a workload's copies together: small ones stay within reach of the last cache, as a
-# small network's do; large ones come from main memory.
-_SMALL_WEIGHTS, _LARGE_WEIGHTS = 64e3, 1e6
-_WARM_BYTES, _MOST_COPIES = 3e6, 8
-
-TYPES = {
-    "float32": TensorProto.FLOAT, "float16": TensorProto.FLOAT16, "float64": TensorProto.DOUBLE,
-    "int8": TensorProto.INT8, "uint8": TensorProto.UINT8, "int32": TensorProto.INT32,
-    "int64": TensorProto.INT64, "bool": TensorProto.BOOL,
-}  # fmt: skip
-NUMPY = {
-    "float32": np.float32, "float16": np.float16, "float64": np.float64, "int8": np.int8,
-    "uint8": np.uint8, "int32": np.int32, "int64": np.int64, "bool": np.bool_,
-}  # fmt: skip
 # Leaves blocks of channels behind where the runtime stores images so.
 BLOCKER = "MaxPool"
 _LARGEST_IR, _OPSET = 10, 20
@@ -47,38 +41,6 @@ _CONTRIB = frozenset({
 })  # fmt: skip
 _B = 3  # position of QLinearMatMul's second matrix
 _TWO_OPERANDS = frozenset({"Add", "Sum", "Mul"})
-# Runtimes let them write over what they read, where nothing else reads it.
-_OVERWRITES = frozenset({"Softmax"})
-# Operands whose type is not the workload's: quantised activations are unsigned, weights signed.
-_UNSIGNED = {
-    "QLinearConv": ("x", "x_zero_point", "y_zero_point"),
-    "QLinearMatMul": ("a", "a_zero_point", "y_zero_point"),
-    "ConvInteger": ("x", "x_zero_point"),
-    "MatMulInteger": ("A", "a_zero_point"),
-    "MatMulIntegerToFloat": ("A", "a_zero_point"),
-    **dict.fromkeys(
-        ("QLinearAdd", "QLinearMul"), ("A", "A_zero_point", "B", "B_zero_point", "C_zero_point")
-    ),
-    **dict.fromkeys(
-        (
-            "QLinearSigmoid", "QLinearLeakyRelu", "QLinearAveragePool", "QLinearGlobalAveragePool",
-            "QLinearSoftmax",
-        ),
-        ("X", "x_zero_point", "y_zero_point"),
-    ),
-    "QuantizeLinear": ("y_zero_point",),
-    "DequantizeLinear": ("X", "y_zero_point"),
-}  # fmt: skip
-_OPERAND_TYPES = {
-    **{(op, operand): "uint8" for op, operands in _UNSIGNED.items() for operand in operands},
-    ("DynamicQuantizeMatMul", "B"): "int8", ("DynamicQuantizeMatMul", "b_zero_point"): "int8",
-    ("QLinearConv", "B"): "int32", ("Where", "condition"): "bool",
-    ("OneHot", "indices"): "int64",
-    **{
-        ("DynamicQuantizeLSTM", operand): "int8"
-        for operand in ("W", "R", "W_zero_point", "R_zero_point")
-    },
-}  # fmt: skip
 # Pools of quantised images, which the runtime turns so that channels come last: what they run as,
 # and how they are told.
 _CHANNELS_LAST: dict[str, tuple[str, dict[str, Any]]] = {
@@ -86,8 +48,6 @@ _CHANNELS_LAST: dict[str, tuple[str, dict[str, Any]]] = {
     "QLinearAveragePool": ("QLinearAveragePool", {"channels_last": 1}),
     "QLinearGlobalAveragePool": ("QLinearGlobalAveragePool", {"channels_last": 1}),
 }
-# Operands that must stay positive for the result to be a number.
-_POSITIVE = frozenset({"BatchNormalization", "Div", "Pow", "Sqrt", "Reciprocal", "Log"})
 
 
 def build_model(
@@ -143,7 +103,7 @@ class _Builder:
                 names.append(f"w{position}_{copy}")
                 self._constant(names[-1], self._data(operand, shape, learned=True))
             else:
-                near = position > 0 or not _adds_a_shortcut(work)
+                near = position > 0 or not adds_a_shortcut(work)
                 names.append(self._feed(f"x{position}_{inputs}", operand, shape, blocked, near))
         for key, value in named.items():
             place = op.operands.index(key)
@@ -158,9 +118,9 @@ class _Builder:
         )
         for step, merged in enumerate(work.merges):
             written = [self._merge(written[0], merged, f"{copy}_{step}")]
-        if self.lead and (work.merges or work.op in _OVERWRITES):
-            # what a network returns is not merged by every rule, nor written over what was read:
-            # another kernel reads it
+        if self.lead and (work.merges or work.op in OVERWRITES | TAKES_OVER):
+            # what a network returns is not merged by every rule, nor written where something was
+            # read: another kernel reads it
             end = f"end_{copy}"
             self.nodes.append(helper.make_node(producer(work.op), written, [end], end))
             written = [end]
@@ -189,8 +149,12 @@ class _Builder:
     def _produce(self, name: str) -> None:
         """A kernel that writes the input, as the layer before it does in a network."""
         if self.feeds[name].dtype.kind == "f":
-            written = f"{name}_written"
-            self.nodes.append(helper.make_node(producer(self.work.op), [name], [written], written))
+            first, *others = leads(self.work.op)
+            written = f"{name}_read" if others else f"{name}_written"
+            self.nodes.append(helper.make_node(first, [name], [written], written))
+            for op in others:
+                reads, written = [written] * 2, f"{name}_written"
+                self.nodes.append(helper.make_node(op, reads, [written], written))
 
     def _merge(self, written: str, merged: str, name: str) -> str:
         """An operator behind the workload, for the runtime to merge."""
@@ -211,7 +175,7 @@ class _Builder:
         return f"m{name}"
 
     def _data(self, operand: str, shape: Sequence[int], learned: bool) -> Array:
-        dtype = _OPERAND_TYPES.get((self.work.op, operand), self.work.dtype)
+        dtype = OPERAND_TYPES.get((self.work.op, operand), self.work.dtype)
         if self.work.op == "QLinearMatMul" and _B not in self.work.learned:
             # of two activations both are unsigned
             dtype = "uint8" if operand in ("b", "b_zero_point") else dtype
@@ -225,7 +189,7 @@ class _Builder:
             # what exporters write; runtimes have a kernel of its own for it
             return np.asarray(2.0, dtype=NUMPY[dtype])
         data = _random(self.rng, shape, dtype)
-        if self.work.op in _POSITIVE and data.dtype.kind == "f" and (learned or shape):
+        if self.work.op in POSITIVE and data.dtype.kind == "f" and (learned or shape):
             data = np.abs(data) + np.asarray(0.5, dtype=data.dtype)
         return data
 
@@ -235,30 +199,6 @@ class _Builder:
     def model(self) -> bytes:
         """Everything added so far."""
         return assemble(self.nodes, self.feeds, self.outputs, self.constants)
-
-
-def _adds_a_shortcut(work: Workload) -> bool:
-    """Whether one of its images is that of a shortcut, which layers long ago wrote."""
-    images = [shape for k, shape in enumerate(work.inputs) if k not in work.learned]
-    return work.op == "Add" and len(images) > 1 and images[0] == images[1]
-
-
-def writes_afar(work: Workload) -> bool:
-    """Whether it writes where no layer has been for a while.
-
-    Elementwise operators mostly write over what they read; a quotient does not, where GELU is
-    written out and reads its dividend again. What others write lies beyond the nearer caches. What
-    a contraction computes takes longer than its way there.
-    """
-    op = OPS[work.op]
-    if op.contraction or work.op in _OVERWRITES:
-        return False
-    return op.family != "elementwise" or work.op == "Div" or _adds_a_shortcut(work)
-
-
-def producer(op: str) -> str:
-    """The operator that writes the inputs of a workload."""
-    return "Abs" if op in _POSITIVE or op == "Neg" else "Neg"
 
 
 def noise(shape: Sequence[int], seed: int = 0) -> Array:
@@ -322,34 +262,6 @@ def mixed_network(blocks: int) -> tuple[bytes, dict[str, Any]]:
         gate = step("Sigmoid", step("ReduceMean", turned, keepdims=1))
         image = step("Mul", step("Tanh", turned), gate)
     return assemble(nodes, feeds, [f"t{len(nodes) - 1}"], constants), feeds
-
-
-def weight_bytes(work: Workload) -> float:
-    """Bytes of its learned operands."""
-    names = OPS[work.op].operands
-    total = 0.0
-    for position in work.learned:
-        operand = names[min(position, len(names) - 1)]
-        dtype = NUMPY[_OPERAND_TYPES.get((work.op, operand), work.dtype)]
-        total += np.dtype(dtype).itemsize * math.prod(work.inputs[position])
-    return total
-
-
-def is_cold(work: Workload) -> bool:
-    """Whether it multiplies with weights that come from main memory, as a network's large ones do.
-
-    Those of a recurrent layer do so once, for the first of its steps.
-    """
-    multiplies = OPS[work.op].contraction and work.op not in RECURRENT
-    return multiplies and weight_bytes(work) >= _LARGE_WEIGHTS
-
-
-def copies_of(work: Workload) -> int:
-    """How often a workload stands in its model, so that its weights have left the near caches."""
-    weights = weight_bytes(work)
-    if weights < _SMALL_WEIGHTS or is_cold(work):
-        return 1
-    return int(np.clip(np.ceil(_WARM_BYTES / weights), 2, _MOST_COPIES))
 
 
 @lru_cache(maxsize=1)

@@ -2,7 +2,7 @@
 
 In a network a layer's weights have left the nearer caches when it runs again, while its input has
 just been written. Workloads therefore take turns, and a kernel of another operator writes the input
-of each; before the first of four runs of one with large weights the caches are emptied. The
+of each (onnx_placement.py, onnxruntime_session.py). The
 runtime's own profile says how long each kernel took, so that layout reorders around a convolution
 are told apart from the convolution itself. Writing the profile costs time inside the kernels that
 it times; a network of small ones, run with and without it, says how much, and that is taken off.
@@ -13,9 +13,6 @@ onnxruntime_accelerator.py says; none but the CPU's has been run on hardware yet
 
 from __future__ import annotations
 
-import json
-import math
-import mmap
 import shutil
 import tempfile
 import weakref
@@ -27,8 +24,8 @@ import numpy as np
 import onnxruntime
 
 from latency_service.calibration import bandwidth
-from latency_service.calibration.backends import Backend, Prepared, Run, onnx_models
-from latency_service.calibration.backends.onnx_models import NUMPY, mixed_network
+from latency_service.calibration.backends import Backend, Prepared, onnx_models, onnx_placement
+from latency_service.calibration.backends.onnx_models import mixed_network
 from latency_service.calibration.backends.onnxruntime_accelerator import (
     DeviceSession,
     empty_call_s,
@@ -36,30 +33,14 @@ from latency_service.calibration.backends.onnxruntime_accelerator import (
 )
 from latency_service.calibration.backends.onnxruntime_process import share_memory, share_threads
 from latency_service.calibration.backends.onnxruntime_rules import discover
+from latency_service.calibration.backends.onnxruntime_session import Session, turn_of
 from latency_service.calibration.measurement import Rate
-from latency_service.calibration.timing import Clock, Reading, bootstrap_interval
+from latency_service.calibration.timing import Clock, bootstrap_interval
 from latency_service.core.efficiency import Layout
 from latency_service.core.errors import CalibrationError, OptionError
 from latency_service.core.profile import FusionRules
 from latency_service.core.sample import Workload
 
-# All workloads write to one place, and find it in the caches, as layers of a network reuse each
-# other's buffers. Its pages are the system's usual ones, as those of the runtime's own memory are:
-# NumPy asks for huge ones, over which channels that lie 2^n bytes apart evict each other.
-_SCRATCH = np.frombuffer(mmap.mmap(-1, 64_000_000), dtype=np.float64)
-# Bytes of a cache line.
-_LINE = 64
-_LEAST_S = 1e-7
-# Reading this evicts everything else, and reading its beginning all that a core has for itself.
-_EVICTOR = np.ones(16_000_000, dtype=np.float64)
-_NEARER = _EVICTOR[:500_000]
-_MOST_RUNS, _MOST_COLD_RUNS = 8, 4
-# What the runs of a turn find, `Run.cached`: all the same; outputs far and near; weights in main
-# memory, on their way, and in the last cache. A cache that takes what nearer ones drop keeps what
-# comes more than once.
-_ALIKE: tuple[bool | None, ...] = (False,)
-_OUTPUTS: tuple[bool | None, ...] = (False, True)
-_WEIGHTS: tuple[bool | None, ...] = (False, None, True, True)
 # What stands around a kernel that runs in another type or layout, put there by the runtime or by
 # the workload's model. In a network these stand at the ends only: between two such kernels they
 # cancel out.
@@ -161,7 +142,7 @@ class OnnxRuntime:
         Raises:
             CalibrationError: if the runtime cannot run it.
         """
-        copies = onnx_models.copies_of(work) if self.kind == "gpu" else 1
+        copies = onnx_placement.copies_of(work) if self.kind == "gpu" else 1
         try:
             model, feeds = onnx_models.build_model(
                 work, copies, blocked=_stands_in_blocks(work), lead=self.kind == "cpu"
@@ -170,20 +151,15 @@ class OnnxRuntime:
             raise CalibrationError(f"{work.op} cannot be written as a model: {error}") from None
         if self.kind == "gpu":
             return DeviceSession(self, model, feeds, copies, self.call_s)
-        prepared = _Session(self, model, feeds)
-        if onnx_models.is_cold(work):
-            prepared.turn = _WEIGHTS
-            prepared.most_runs = _MOST_COLD_RUNS
-        elif onnx_models.writes_afar(work):
-            prepared.turn = _OUTPUTS
-        prepared.around = (_AROUND | {onnx_models.producer(work.op)}) - {work.op}
+        around = (_AROUND | {*onnx_placement.leads(work.op)}) - {work.op}
+        prepared = Session(self, model, feeds, turn=turn_of(work), around=around)
         if work.outputs:
-            prepared.share_outputs(work)
+            prepared.place(work, feeds)
         return prepared
 
-    def network(self, model: bytes | str, feeds: Mapping[str, Any]) -> _Session:
+    def network(self, model: bytes | str, feeds: Mapping[str, Any]) -> Session:
         """A whole network that is ready to run."""
-        return _Session(self, model, feeds, profiled=False)
+        return Session(self, model, feeds, profiled=False)
 
     def discover(self, dtype: str) -> tuple[FusionRules, Layout | None]:
         """What the runtime merges, and how it stores images."""
@@ -221,8 +197,8 @@ class OnnxRuntime:
         network's do; a chain of equal ones would show half of what it costs.
         """
         mixed, alone = mixed_network(_MIXED_BLOCKS), mixed_network(0)
-        call, plain = (_Session(self, *model, profiled=False) for model in (alone, mixed))
-        profiled = _Session(self, *mixed)
+        call, plain = (Session(self, *model, profiled=False) for model in (alone, mixed))
+        profiled = Session(self, *mixed)
         for _ in range(_ADDED_RUNS):
             # in turns, so that what slows the machine slows all three
             for session in (call, plain, profiled):
@@ -234,7 +210,7 @@ class OnnxRuntime:
         plain_s = self._undisturbed_s(plain) - self._undisturbed_s(call)
         return max((kernels_s - plain_s) / max(len(runs[-1]), 1), 0.0)
 
-    def _undisturbed_s(self, session: _Session) -> float:
+    def _undisturbed_s(self, session: Session) -> float:
         """Wall seconds of a run."""
         return _quarter([reading.wall_s for reading in self.clock.undisturbed(session.readings)])
 
@@ -244,146 +220,6 @@ def _quarter(seconds: Sequence[float]) -> float:
     return float(np.quantile(seconds, 0.25))
 
 
-class _Session:
-    """A model that is ready to run and to tell how long its kernels took."""
-
-    def __init__(
-        self,
-        backend: OnnxRuntime,
-        model: bytes | str,
-        feeds: Mapping[str, Any],
-        profiled: bool = True,
-    ) -> None:
-        self.backend = backend
-        # a whole network is called as its users call it
-        self._feeds = None if profiled else dict(feeds)
-        self.turn = _ALIKE
-        self.most_runs = _MOST_RUNS
-        self._raw = [
-            value.reshape(-1).view(np.uint8) for value in feeds.values() if value.dtype.kind != "f"
-        ]
-        self._written = _SCRATCH[:0]
-        self.around: frozenset[str] = frozenset()
-        prefix = backend.next_profile() if profiled else None
-        try:
-            self._session = onnxruntime.InferenceSession(
-                model, backend.options(prefix), providers=[backend.provider]
-            )
-            self._binding = self._session.io_binding()
-            for name, value in feeds.items():
-                self._binding.bind_cpu_input(name, value)
-            for output in self._session.get_outputs():
-                self._binding.bind_output(output.name, "cpu")
-        except Exception as error:  # the binding's exceptions share no base class
-            raise CalibrationError(f"onnxruntime cannot run the model: {error}") from None
-        self.readings: list[Reading] = []
-
-    @property
-    def evicts(self) -> bool:
-        """Whether it empties the caches before the first run of a turn."""
-        return self.turn == _WEIGHTS
-
-    @property
-    def at_once(self) -> int:
-        """Runs of a turn."""
-        return len(self.turn)
-
-    def share_outputs(self, work: Workload) -> None:
-        """Write where all workloads do, one output behind the other."""
-        outputs = self._session.get_outputs()
-        kind, name = NUMPY[work.dtype], _type_name(work.dtype)
-        sizes = [math.prod(shape) * np.dtype(kind).itemsize for shape in work.outputs]
-        # each begins with a cache line
-        ends = np.cumsum([-(-size // _LINE) * _LINE for size in sizes])
-        if len(sizes) != len(outputs) or any(output.type != name for output in outputs):
-            return
-        if ends[-1] > _SCRATCH.nbytes:
-            return
-        for output, shape, begin in zip(outputs, work.outputs, [0, *ends[:-1]], strict=True):
-            place = _SCRATCH.ctypes.data + int(begin)
-            self._binding.bind_output(output.name, "cpu", 0, kind, list(shape), place)
-        self._written = _SCRATCH[: ends[-1] // _SCRATCH.itemsize]
-
-    def run(self) -> float:
-        """Run once; wall seconds."""
-        first = len(self.readings) % self.at_once == 0
-        if self.evicts:
-            # drives out the weights, between whose uses a network reads others; not the output
-            (_EVICTOR if first else _NEARER).sum()
-        self._written.fill(0.0)
-        if first and self.turn == _OUTPUTS:
-            _NEARER.sum()  # drives out the output
-        for raw in self._raw:
-            np.bitwise_or(raw, raw, out=raw)
-        # longer than a run takes, another run is worth more than a wait
-        patience_s = self.readings[-1].wall_s if self.readings else 0.0
-        with self.backend.clock.reading(patience_s) as reading:
-            try:
-                if self._feeds is None:
-                    self._session.run_with_iobinding(self._binding)
-                else:
-                    self._session.run(None, self._feeds)
-            except Exception as error:
-                raise CalibrationError(f"onnxruntime cannot run the model: {error}") from None
-        self.readings.append(reading)
-        return reading.wall_s
-
-    def finish(self) -> list[Run]:
-        """End the session; what every run took."""
-        added = self.backend.added_s
-        found = []
-        for number, (kernels, reading) in enumerate(
-            zip(self.kernels(), self.readings, strict=True)
-        ):
-            own = to_blocks = from_blocks = 0.0
-            for (_, op), seconds in kernels.items():
-                if op == "ReorderInput":
-                    to_blocks += seconds - added
-                elif op == "ReorderOutput":
-                    from_blocks += seconds - added
-                elif op not in self.around:
-                    own += seconds - added
-            found.append(
-                Run(
-                    max(own, _LEAST_S),
-                    to_blocks,
-                    from_blocks,
-                    reading.clean,
-                    self.turn[number % self.at_once],
-                    self.backend.clock.shared(reading),
-                )
-            )
-        return found
-
-    def kernels(self) -> list[dict[tuple[int, str], float]]:
-        """End the session; per run, seconds of each kernel by (node, operator)."""
-        path = Path(self._session.end_profiling())
-        try:
-            events = json.loads(path.read_text())
-        except (OSError, ValueError):
-            raise CalibrationError(
-                f"the profile {path} of onnxruntime cannot be read: is there room in its folder? "
-                "Set TMPDIR to another one"
-            ) from None
-        finally:
-            path.unlink(missing_ok=True)
-        runs: list[dict[tuple[int, str], float]] = []
-        now: dict[tuple[int, str], float] = {}
-        for event in events:
-            if event.get("cat") == "Node" and event["name"].endswith("_kernel_time"):
-                arguments = event["args"]
-                key = int(arguments["node_index"]), str(arguments["op_name"])
-                now[key] = now.get(key, 0.0) + event["dur"] * 1e-6
-            elif event.get("name") == "model_run":
-                runs.append(now)
-                now = {}
-        return runs
-
-
 def _stands_in_blocks(work: Workload) -> bool:
     images = all(len(shape) == 4 and shape[1] % _WHOLE_BLOCKS == 0 for shape in work.inputs)
     return work.op in _FOLLOWERS and images and work.attributes.get("axis", 1) == 1
-
-
-def _type_name(dtype: str) -> str:
-    return {"float32": "tensor(float)", "float16": "tensor(float16)"}.get(dtype, dtype)
