@@ -2,10 +2,10 @@
 
 In a network a layer's weights have left the nearer caches when it runs again, while its input has
 just been written. Workloads therefore take turns, and a kernel of another operator writes the input
-of each (onnx_placement.py, onnxruntime_session.py). The
-runtime's own profile says how long each kernel took, so that layout reorders around a convolution
-are told apart from the convolution itself. Writing the profile costs time inside the kernels that
-it times; a network of small ones, run with and without it, says how much, and that is taken off.
+of each (onnx_placement.py, onnxruntime_session.py). The runtime's own profile says how long each
+kernel took, so that layout reorders around a convolution are told apart from the convolution
+itself. Writing the profile costs time inside the kernels that it times; a network of small ones,
+run with it and without, says how much, and that is taken off.
 
 Other execution providers run too, timed as latency_service/calibration/backends/
 onnxruntime_accelerator.py says; none but the CPU's has been run on hardware yet.
