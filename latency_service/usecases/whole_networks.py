@@ -86,9 +86,9 @@ def _convolves(costs: CostModel) -> bool:
 
 
 def _slower(efficiency: Efficiency, found: FloatArray) -> Efficiency:
-    """The model with all kernels slower by what whole networks say on the whole.
+    """The model with kernels of floating numbers slower by what whole networks say on the whole.
 
-    From one calibration to the next all kernels come out some per cent faster or slower, while
+    From one calibration to the next all of them come out some per cent faster or slower, while
     readings of whole networks repeat within one. The posterior mean of a normal distribution whose
     prior is no difference (Gelman et al. 2013, equation 2.12), of robust estimates: the mean of the
     middle half, and the median absolute deviation.

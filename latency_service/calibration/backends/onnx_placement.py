@@ -16,15 +16,15 @@ from latency_service.core.geometry import RECURRENT
 from latency_service.core.ops import OPS
 from latency_service.core.sample import Workload
 
-# Weights of a workload's copies together: small ones stay within reach of the last cache, as a
-# small network's do; large ones come from main memory.
+# Bytes of weights: small ones stay within reach of the last cache, as a small network's do; large
+# ones come from main memory. And those of an accelerator's copies of a workload together.
 _SMALL_WEIGHTS, _LARGE_WEIGHTS = 64e3, 1e6
 _WARM_BYTES, _MOST_COPIES = 3e6, 8
 
 # Runtimes let them write over what they read, where nothing else reads it.
 OVERWRITES = frozenset({"Softmax"})
-# A reorder before or behind them writes where the kernel before it has read: in a network nearly
-# every second one does, and 250 000 numbers take half as long as they do far from the core.
+# A reorder before or behind them writes where the kernel before it has read, as in a network: on a
+# Xeon with 2 MB for each core 250 000 numbers take half as long as far from the core.
 TAKES_OVER = frozenset({"Conv"})
 # Operands that must stay positive for the result to be a number.
 POSITIVE = frozenset({"BatchNormalization", "Div", "Pow", "Sqrt", "Reciprocal", "Log"})

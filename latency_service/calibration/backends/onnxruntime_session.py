@@ -118,7 +118,9 @@ class Session:
             self._session = onnxruntime.InferenceSession(
                 model, backend.options(prefix), providers=[backend.provider]
             )
-            self._near, self._far = self._bound(feeds), self._bound(feeds)
+            self._near = self._far = self._bound(feeds)
+            if any(step.afar for step in turn):
+                self._far = self._bound(feeds)
         except Exception as error:  # the binding's exceptions share no base class
             raise CalibrationError(f"onnxruntime cannot run the model: {error}") from None
         self.readings: list[Reading] = []
