@@ -24,7 +24,8 @@ from latency_service.calibration.retention import Retention
 from latency_service.calibration.timing import bootstrap_interval
 from latency_service.calibration.workloads import draw, merged_workloads, peak_workloads
 from latency_service.core.errors import CalibrationError
-from latency_service.core.fit import Settings, fit
+from latency_service.core.fit import fit
+from latency_service.core.fit_settings import Settings
 from latency_service.core.pace import at_one_pace
 from latency_service.core.sample import Sample, Workload
 

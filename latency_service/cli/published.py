@@ -14,7 +14,7 @@ from latency_service.calibration.backends.eager import EAGER
 from latency_service.calibration.journal import read_samples
 from latency_service.calibration.measurement import Measurement
 from latency_service.core.errors import ProfileError
-from latency_service.core.fit import Settings
+from latency_service.core.fit_settings import Settings
 from latency_service.core.profile import Profile
 from latency_service.storage.published import Published, write_published
 from latency_service.storage.samples import Elsewhere

@@ -7,9 +7,10 @@ from collections.abc import Collection, Mapping
 from dataclasses import fields
 from typing import Any
 
+from latency_service.core.blocks import Way
 from latency_service.core.efficiency import Efficiency, Layout
 from latency_service.core.errors import ProfileError
-from latency_service.core.family import FamilyModel
+from latency_service.core.family import WAY, FamilyModel
 from latency_service.core.features import features_of
 from latency_service.core.masks import CAUSES
 from latency_service.core.recurrent import PARTS
@@ -17,7 +18,7 @@ from latency_service.core.recurrent import PARTS
 _LATER = (
     "alignment", "alone_s", "block", "cached_s_per_byte", "call_s", "kept_s", "launches_ahead",
     "measured_cached", "near_bytes", "near_fixed", "nearby_s_per_byte", "packing", "panel", "parts",
-    "slow_runs", "slower",
+    "slow_runs", "slower", "way_flops",
 )  # fmt: skip
 
 # What revisions hold that are older than `kept_s`.
@@ -114,7 +115,9 @@ def _family(read: _Reader, document: Any, at: str) -> FamilyModel:
     flops = None if rate is None else read.number(rate, f"{at}.flops_per_s", 1e-30)
     units = int(read.number(row.get("units"), f"{at}.units", 1.0))
     features = read.texts(row.get("features"), f"{at}.features")
-    unknown = set(features) - set(features_of(flops is not None, units))
+    block = int(read.number(row.get("block", 0), f"{at}.block", 0.0))
+    known = {*features_of(flops is not None, units), *((WAY,) if block else ())}
+    unknown = set(features) - known
     if unknown:
         raise read.error(f"{at}.features", "features that this release knows", sorted(unknown)[0])
     points = row.get("points")
@@ -140,8 +143,9 @@ def _family(read: _Reader, document: Any, at: str) -> FamilyModel:
         nearby_s_per_byte=read.number(
             row.get("nearby_s_per_byte", 0.0), f"{at}.nearby_s_per_byte", 0.0
         ),
-        block=int(read.number(row.get("block", 0), f"{at}.block", 0.0)),
+        block=block,
         alignment=int(read.number(row.get("alignment", 0), f"{at}.alignment", 0.0)),
+        way_flops=read.numbers(row.get("way_flops", ()), f"{at}.way_flops"),
         panel=int(read.number(row.get("panel", 0), f"{at}.panel", 0.0)),
         packing=read.number(row.get("packing", 0.0), f"{at}.packing", 0.0),
         parts=read.amounts(row.get("parts", {}), f"{at}.parts", PARTS),
@@ -154,6 +158,10 @@ def _family(read: _Reader, document: Any, at: str) -> FamilyModel:
         )
     if model.block and not model.alignment:
         raise ProfileError(f"{read.where}: {at} has a block and needs an alignment")
+    if model.way_flops and (len(model.way_flops) != len(Way) or 1.0 not in model.way_flops):
+        raise read.error(f"{at}.way_flops", f"{len(Way)} numbers, one of them 1", model.way_flops)
+    if any(flops < 0 for flops in model.way_flops):
+        raise read.error(f"{at}.way_flops", "no negative numbers", model.way_flops)
     if any(length <= 0 for length in model.lengths):
         raise ProfileError(f"{read.where}: {at}.lengths must be positive")
     return model

@@ -18,11 +18,15 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
+import numpy.typing as npt
 
-from latency_service.core.features import FloatArray, features_of
+from latency_service.core.blocks import Way, ways
+from latency_service.core.features import Feature, FloatArray, features_of
 from latency_service.core.geometry import Dim
 from latency_service.core.recurrent import parts_s
 
+# The feature that tells convolutions on blocks from others (core/blocks.py).
+WAY = "way"
 # What a kernel reads and writes.
 MOVED = (Dim.IN_ELEMENTS, Dim.OUT_ELEMENTS, Dim.CONSTANT_ELEMENTS, Dim.EXTRA_ELEMENTS)
 # What grows with the rows of an image.
@@ -36,7 +40,7 @@ class FamilyModel:
     Attributes:
         fixed_s, flops_per_s, bytes_per_s: of the base; no flops_per_s where nothing is multiplied.
         units: as in `features_of`.
-        features: names of those that the correction depends on.
+        features: names of those that the correction depends on (`known_features`).
         lengths: (D,) length scales, in the features' own units.
         points: (M, D) features of the support points, divided by their lengths.
         weights: (M,) their weights; the correction is `mean + sum_j weights_j k(x, points_j)`.
@@ -51,6 +55,8 @@ class FamilyModel:
             lies in the core's own cache; less, the more of that cache it fills itself (`filling`).
         block, alignment: of the runtime's layout (`Layout`) where the family's kernels run on
             blocks of channels; 0 where they do not.
+        way_flops: for each `Way`, FLOPs of the usual one that take as long as one of it; 0 where it
+            was not measured: it is charged like the usual one. Empty where all take as long.
         panel: positions of an image that the family's kernels compute at once; 0 where any number.
         packing: FLOPs that take as long as putting one number of a window where such a panel of
             positions reads it.
@@ -75,6 +81,7 @@ class FamilyModel:
     nearby_s_per_byte: float = 0.0
     block: int = 0
     alignment: int = 0
+    way_flops: tuple[float, ...] = ()
     panel: int = 0
     packing: float = 0.0
     parts: Mapping[str, float] = field(default_factory=dict)
@@ -92,9 +99,9 @@ class FamilyModel:
             return self.in_panels(work, windows(dims), dims[..., Dim.INNER])
         if not self.block:
             return work
-        filters = dims[..., Dim.BATCH] * dims[..., Dim.COLS]
-        inputs = dims[..., Dim.DEPTH] / dims[..., Dim.TAPS]
-        return work * self.filled(filters) * self.needed(inputs, dims[..., Dim.INSIDE])
+        groups, inputs = dims[..., Dim.BATCH], dims[..., Dim.DEPTH] / dims[..., Dim.TAPS]
+        filters = groups * dims[..., Dim.COLS]
+        return work * self.on_blocks(groups, inputs, filters, dims[..., Dim.INSIDE])
 
     def paneled(self, positions: FloatArray | float) -> FloatArray:
         """(...) positions that are computed for each of (...): whole panels, or a single one."""
@@ -113,22 +120,47 @@ class FamilyModel:
         needed: FloatArray = (work + self.packing * numbers) * self.paneled(positions)
         return needed
 
-    def filled(self, filters: FloatArray) -> FloatArray:
+    def filled(self, filters: FloatArray | float) -> FloatArray:
         """(...) filters that are computed for each of (...), among them those that fill a block."""
         whole = np.ceil(np.round(filters, 6) / self.block) * self.block
         ratio: FloatArray = whole / np.maximum(filters, 1e-9)
         return ratio
 
-    def needed(self, inputs: FloatArray, inside: FloatArray | float) -> FloatArray:
-        """(...) share of the taps that a convolution of (...) inputs computes.
+    def on_blocks(
+        self,
+        groups: FloatArray | float,
+        inputs: FloatArray | float,
+        filters: FloatArray | float,
+        inside: FloatArray | float,
+    ) -> FloatArray:
+        """(...) FLOPs on blocks that take as long as one that is counted.
 
-        On blocks of channels it leaves out those that fall on padding. Over unaligned inputs it is
-        a product of matrices, padding and all.
+        On blocks of channels a convolution leaves out the taps that fall on padding, and fills up
+        its last block of filters. Products of matrices do neither.
+
+        Args:
+            groups, inputs, filters: (...) as in `ways`.
+            inside: (...) share of the taps that fall on the image.
         """
-        found = np.round(inputs, 6)
-        direct = (found < self.block) | (found % self.alignment == 0)
-        share: FloatArray = np.where(direct, inside, 1.0)
-        return share
+        way = self._way(groups, inputs, filters)
+        computed: FloatArray = np.where(way == Way.PLAIN, 1.0, inside * self.filled(filters))
+        if self.way_flops:
+            computed = computed * np.array(self.way_flops)[way]
+        return computed
+
+    def way(self, dims: FloatArray) -> npt.NDArray[np.int64]:
+        """(...) the `Way` at (..., D) dimensions, the usual one for one that was not measured."""
+        groups, inputs = dims[..., Dim.BATCH], dims[..., Dim.DEPTH] / dims[..., Dim.TAPS]
+        return self._way(groups, inputs, groups * dims[..., Dim.COLS])
+
+    def _way(
+        self, groups: FloatArray | float, inputs: FloatArray | float, filters: FloatArray | float
+    ) -> npt.NDArray[np.int64]:
+        found = ways(groups, inputs, filters, self.block, self.alignment)
+        if not self.way_flops:
+            return found
+        flops = np.array(self.way_flops)
+        return np.where(flops[found] > 0, found, self.way_flops.index(1.0))
 
     def roofline_s(self, moved: FloatArray, done: FloatArray) -> FloatArray:
         """(...) seconds of the family's own roofline at (...) bytes and FLOPs."""
@@ -200,6 +232,13 @@ class FamilyModel:
         least: FloatArray = np.minimum.reduce([whole, *parts])
         return least
 
+    def known_features(self) -> dict[str, Feature]:
+        """Those that its correction may depend on, by name."""
+        known = features_of(self.flops_per_s is not None, self.units)
+        if self.block:
+            known[WAY] = lambda dims: self.way(dims).astype(np.float64)
+        return known
+
     def features_at(self, dims: FloatArray, part: FloatArray | float = 1.0) -> FloatArray:
         """(..., F) scaled features at (..., D) dimensions, no further out than the support points.
 
@@ -214,7 +253,7 @@ class FamilyModel:
         if (shares < 1.0).any():
             dims = dims.copy()
             dims[..., _WITH_ROWS] *= shares
-        known = features_of(self.flops_per_s is not None, self.units)
+        known = self.known_features()
         columns = [known[name](dims) for name in self.features]
         scaled: FloatArray = np.stack(columns, axis=-1) / np.array(self.lengths)
         points = np.array(self.points)

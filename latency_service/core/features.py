@@ -170,7 +170,10 @@ def features_of(contraction: bool, units: int) -> dict[str, Feature]:
         for step in (4, 16):
             found[f"inputs_aligned_{step}"] = _bind(_aligned, _inputs, step)
             found[f"filters_aligned_{step}"] = _bind(_aligned, _filters, step)
-        found["filters_padding_16"] = _bind(_padding, _filters, 16)
+        # blocks, and the four of them that onnxruntime computes at once (FilterSetSize in
+        # mlas/lib/snchwc.cpp)
+        for step in (16, 64):
+            found[f"filters_padding_{step}"] = _bind(_padding, _filters, step)
         for step in (6, 14):
             found[f"width_padding_{step}"] = _bind(_padding, _column(Dim.WIDTH), step)
         for step in (3, 6):

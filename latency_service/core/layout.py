@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
+from latency_service.core.blocks import Way, ways
 from latency_service.core.efficiency import Layout
 from latency_service.core.node import Node, Tensor
 from latency_service.core.ops import Traffic
@@ -146,10 +147,6 @@ def _resizes_blocks(node: Node, layout: Layout) -> bool:
 
 
 def convolution_is_blocked(inputs: int, filters: int, group: int, layout: Layout) -> bool:
-    """Whether a convolution over an image runs on blocks; a short image row stays plain."""
-    if group == 1:
-        return inputs < layout.block or inputs % layout.alignment == 0
-    if inputs == group == filters:
-        return filters % layout.alignment == 0
-    each_in, each_out = inputs // group, filters // group
-    return each_in % layout.block == 0 and each_out % layout.block == 0
+    """Whether a convolution over an image runs on blocks."""
+    way = ways(group, inputs // group, filters, layout.block, layout.alignment)
+    return bool(way != Way.PLAIN)

@@ -275,8 +275,8 @@ class _Kernel:
         groups, columns, depth = (
             self._sum((dim,), reads, writes) for dim in (Dim.BATCH, Dim.COLS, Dim.DEPTH)
         )
-        needed = model.needed(depth / self.dims[Dim.TAPS], float(self.dims[Dim.INSIDE]))
-        return work * model.filled(groups * columns) * needed
+        inputs, inside = depth / self.dims[Dim.TAPS], float(self.dims[Dim.INSIDE])
+        return work * model.on_blocks(groups, inputs, groups * columns, inside)
 
     def _sum(self, which: tuple[Dim, ...], reads: FloatArray, writes: FloatArray) -> FloatArray:
         """(...) the sum of some dimensions at (...) shares."""

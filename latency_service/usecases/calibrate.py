@@ -22,7 +22,8 @@ from latency_service.calibration.measurement import Measurement
 from latency_service.calibration.recording import read_recording, write_recording
 from latency_service.calibration.report import NetworkPoint
 from latency_service.core.errors import CalibrationError, LatencyServiceError, OptionError
-from latency_service.core.fit import FamilyFit, Settings
+from latency_service.core.fit import FamilyFit
+from latency_service.core.fit_settings import Settings
 from latency_service.core.profile import Device, FusionRules, Profile
 from latency_service.core.sample import sample_to_json
 from latency_service.usecases.destinations import Appended, Destination

@@ -12,7 +12,8 @@ from typing import Any
 from latency_service.calibration.measurement import Measurement, Rate
 from latency_service.core.efficiency import Efficiency, Layout, core_cache_bytes
 from latency_service.core.errors import CalibrationError
-from latency_service.core.fit import FamilyFit, Settings, fit, gpu_settings, merged_costs
+from latency_service.core.fit import FamilyFit, fit, merged_costs
+from latency_service.core.fit_settings import Settings, gpu_settings
 from latency_service.core.pace import at_one_pace, pace_spread, usual_reference_s
 from latency_service.core.profile import (
     ComputeRate,

@@ -1,13 +1,15 @@
-"""What convolutions compute: whole blocks of filters, no padding, whole panels of positions."""
+"""What convolutions compute, and by which code: whole blocks, no padding, whole panels."""
 
 from dataclasses import replace
 
 import numpy as np
 import pytest
 
+from latency_service.core.blocks import Way
 from latency_service.core.efficiency import Layout
 from latency_service.core.family import FamilyModel
-from latency_service.core.fit import FamilyFit, Settings, fit, sample_geometry
+from latency_service.core.fit import FamilyFit, fit, sample_geometry
+from latency_service.core.fit_settings import Settings
 from latency_service.core.sample import Sample, Workload
 
 PLAIN = FamilyModel(0.0, 1e9, 1e30, 1, (), (), (), (), 0.0, 0.1, 0.1, 50)
@@ -135,3 +137,51 @@ def test_a_fit_knows_of_filters_that_it_has_not_seen() -> None:
 
 def test_without_a_layout_work_is_what_is_counted() -> None:
     assert {row.model.block for row in fitted(Settings())} == {0}
+
+
+def test_each_way_has_a_rate_of_its_own() -> None:
+    model = replace(BLOCKED, way_flops=(7.0, 1.0, 3.0))
+    for inputs, each in ((64, 1.0), (3, 3.0), (61, 7.0)):
+        work = convolution(inputs, 32, 11)
+        assert seconds(model, work) == pytest.approx(each * seconds(BLOCKED, work))
+
+
+def mixed(count: int, seed: int) -> list[Sample]:
+    """Convolutions of all ways; plain ones take five times as long, those of few inputs twice."""
+    chance = np.random.default_rng(seed)
+    true = replace(BLOCKED, flops_per_s=RATE, way_flops=(5.0, 1.0, 2.0))
+    samples = []
+    for number in range(count):
+        inputs = int(chance.integers(5, 16) if number % 8 == 0 else 4 * chance.integers(4, 40))
+        inputs += 1 if number % 8 == 1 else 0
+        work = convolution(inputs, int(chance.integers(5, 200)), int(chance.integers(5, 30)))
+        samples.append(Sample(work, 3e-6 + seconds(true, work)))
+    return samples
+
+
+def test_a_fit_tells_the_ways_apart() -> None:
+    (found,) = fit(mixed(320, 5), Settings(layout=LAYOUT))
+    assert found.model.features[-1] == "way"
+    assert found.model.way_flops[Way.BLOCKS] == 1.0
+    assert found.model.way_flops[Way.PLAIN] == pytest.approx(5.0, rel=0.15)
+    assert found.model.way_flops[Way.IMAGE] == pytest.approx(2.0, rel=0.15)
+    errors: dict[int, list[float]] = {}
+    for sample in mixed(80, 6):
+        way = found.model.way(np.array(sample_geometry(sample)[1]))
+        ratio = seconds(found.model, sample.workload) / sample.latency_s
+        errors.setdefault(int(way), []).append(abs(ratio - 1.0))
+    assert {way: float(np.mean(off)) < 0.03 for way, off in errors.items()} == dict.fromkeys(
+        Way, True
+    )
+
+
+@pytest.mark.parametrize("squeezed", [0, 9])
+def test_ways_that_were_not_measured_over_images_are_charged_like_the_usual_one(
+    squeezed: int,
+) -> None:
+    samples = [s for s in mixed(320, 5) if s.workload.inputs[0][1] >= 16]
+    samples += [Sample(convolution(8, 64, 1), 4e-6) for _ in range(squeezed)]
+    (found,) = fit(samples, Settings(layout=LAYOUT))
+    assert found.model.way_flops[Way.IMAGE] == 0.0
+    few, more = (seconds(found.model, convolution(inputs, 64, 23)) for inputs in (8, 16))
+    assert few == pytest.approx(more / 2, rel=0.2)

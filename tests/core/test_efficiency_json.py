@@ -53,7 +53,7 @@ def test_an_efficiency_model_survives_json() -> None:
 
 def test_what_the_caches_save_survives_json() -> None:
     model = replace(MODEL, cached_s_per_byte=4e-11, measured_cached=True, nearby_s_per_byte=3e-11)
-    model = replace(model, panel=16, packing=43.0)
+    model = replace(model, panel=16, packing=43.0, way_flops=(7.0, 1.0, 3.0))
     whole = replace(
         EFFICIENCY, families={"float32 MatMul": model}, near_bytes=2e6, near_fixed=0.1, kept_s=6e-3,
         slower=-0.02,
@@ -61,6 +61,17 @@ def test_what_the_caches_save_survives_json() -> None:
     document = json.loads(json.dumps(efficiency_to_json(whole)))
 
     assert efficiency_from_json(document, "here") == whole
+
+
+def test_only_a_model_on_blocks_may_tell_its_ways() -> None:
+    document = json.loads(json.dumps(efficiency_to_json(EFFICIENCY)))
+    row = document["families"]["float32 MatMul"]
+    row["features"][0] = "way"
+    again = efficiency_from_json(document, "here").families["float32 MatMul"]
+    assert again.features[0] == "way"
+    row["block"] = 0
+    with pytest.raises(ProfileError, match=r"features.*way"):
+        efficiency_from_json(document, "here")
 
 
 def test_older_revisions_are_read_without_what_is_gone() -> None:
@@ -120,6 +131,10 @@ def test_what_a_runtime_merges_survives_json_whatever_it_is_called() -> None:
         (("families", "float32 MatMul", "parts", "steps"), -1.0, r"\.parts\['steps'\]"),
         (("families", "float32 MatMul", "parts", "limbs"), 1.0, r"\.parts must be by .*limbs"),
         (("families", "float32 MatMul", "alignment"), 0, r"needs an alignment"),
+        (("families", "float32 MatMul", "way_flops"), [1.0, 2.0], r"way_flops must be 3 numbers"),
+        (("families", "float32 MatMul", "way_flops"), [2.0, 3.0, 7.0], r"one of them 1; it is"),
+        (("families", "float32 MatMul", "way_flops"), [1.0, -3.0, 7.0], r"no negative numbers"),
+        (("families", "float32 MatMul", "way_flops"), 2.0, r"way_flops must be a list of numbers"),
         (("levels",), [], r"efficiency\.levels"),
         (("levels", 0), [1.0], r"efficiency\.levels"),
         (("levels", 0, 1), 0.0, r"efficiency\.levels\[0\]\[1\]"),

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 
 from latency_service.core.family import FamilyModel
-from latency_service.core.fit import Settings, fit, gpu_settings, sample_geometry, unseen
+from latency_service.core.fit import fit, sample_geometry
+from latency_service.core.fit_settings import Settings, gpu_settings, unseen
 from latency_service.core.sample import Sample, Workload
 
 LAUNCH_S, BYTES_PER_S = 29e-6, 811e9

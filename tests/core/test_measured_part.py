@@ -9,7 +9,8 @@ import pytest
 
 from latency_service.core.costing import cost_model
 from latency_service.core.efficiency import Efficiency
-from latency_service.core.fit import FamilyFit, Settings, fit, sample_geometry
+from latency_service.core.fit import FamilyFit, fit, sample_geometry
+from latency_service.core.fit_settings import Settings
 from latency_service.core.graph import GraphInput, Layer, LayerGraph, Output, Parameter, layer_graph
 from latency_service.core.predict import Predictor
 from latency_service.core.sample import Sample, Workload

@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 from latency_service.core.costing import cost_model
 from latency_service.core.efficiency import Efficiency, Layout, core_cache_bytes, filling
 from latency_service.core.family import FamilyModel
-from latency_service.core.fit import FamilyFit, Settings, fit
+from latency_service.core.fit import FamilyFit, fit
+from latency_service.core.fit_settings import Settings
 from latency_service.core.graph import GraphInput, Layer, Output, Parameter, layer_graph
 from latency_service.core.predict import Predictor
 from latency_service.core.sample import Sample, Workload

@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from latency_service.core.costing import cost_model
 from latency_service.core.efficiency import Efficiency
 from latency_service.core.family import FamilyModel
-from latency_service.core.fit import Settings, fit, sample_geometry
+from latency_service.core.fit import fit, sample_geometry
+from latency_service.core.fit_settings import Settings
 from latency_service.core.geometry import Dim
 from latency_service.core.predict import Predictor
 from latency_service.core.recurrent import PARTS, fit_parts, parts_s

@@ -9,7 +9,8 @@ import pytest
 from latency_service.core.costing import cost_model
 from latency_service.core.efficiency import Efficiency
 from latency_service.core.family import FamilyModel
-from latency_service.core.fit import Settings, fit, sample_geometry
+from latency_service.core.fit import fit, sample_geometry
+from latency_service.core.fit_settings import Settings
 from latency_service.core.predict import Predictor
 from latency_service.core.sample import Sample, Workload, sample_from_json, sample_to_json
 from latency_service.core.sweep import totals_s

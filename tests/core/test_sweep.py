@@ -15,9 +15,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import latency_service.core.sweep
+from latency_service.core.blocks import Way
 from latency_service.core.costing import cost_model
 from latency_service.core.efficiency import Efficiency
-from latency_service.core.family import FamilyModel
+from latency_service.core.family import WAY, FamilyModel
 from latency_service.core.graph import (
     GraphInput,
     Layer,
@@ -55,12 +56,21 @@ def kept(families: Mapping[str, FamilyModel]) -> dict[str, FamilyModel]:
     """With what saves time in caches, convolutions on blocks, and products in whole panels."""
     return {
         name: replace(
-            model, cached_s_per_byte=1e-12, nearby_s_per_byte=1e-12, measured_cached="Gemm" in name,
-            block=16 if "Conv" in name else 0, alignment=4, panel=16 if "Gemm" in name else 0,
-            packing=7.0 if "Gemm" in name else 0.0,
+            on_blocks(model) if "Conv" in name else model, cached_s_per_byte=1e-12,
+            nearby_s_per_byte=1e-12, measured_cached="Gemm" in name,
+            panel=16 if "Gemm" in name else 0, packing=7.0 if "Gemm" in name else 0.0,
         )
         for name, model in families.items()
     }  # fmt: skip
+
+
+def on_blocks(model: FamilyModel) -> FamilyModel:
+    """With kernels of all ways, which know little of each other."""
+    points = tuple((*point, 1.3 * (n % len(Way))) for n, point in enumerate(model.points))
+    return replace(
+        model, block=16, alignment=4, way_flops=(3.0, 1.0, 2.0), points=points,
+        features=(*model.features, WAY), lengths=(*model.lengths, 1 / 1.3),
+    )  # fmt: skip
 
 
 def predictor(graph: LayerGraph) -> Predictor:
