@@ -69,7 +69,7 @@ FAMILIES: tuple[Family, ...] = (
     Family("first convolution", first, 5),
     Family("patch convolution", patches, 3),
     Family("depthwise convolution", depthwise, 11),
-    Family("grouped convolution", grouped, 7),
+    Family("grouped convolution", grouped, 9),
     Family("convolution along time", one_dimension, 9),
     Family("transposed convolution", transposed_convolution, 3),
     Family("dense layer", gemm, 13),

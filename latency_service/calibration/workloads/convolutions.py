@@ -37,13 +37,13 @@ def _convolution(
             # spectrograms and lines of text are no squares
             width = height if rng.random() < 0.7 else size(rng, 32, 160) * 2
         elif kind == "depthwise":
-            channels_in = filters = group = channels(rng, 8, 1536)
+            channels_in = filters = group = _aligned(rng, channels(rng, 8, 1536))
         elif kind == "grouped":
-            per_group = int(rng.choice([4, 8, 8, 16, 16, 24, 32, 40, 48, 64]))
+            per_group = int(rng.choice([4, 8, 8, 16, 16, 16, 24, 32, 32, 40, 48, 64]))
             group = int(rng.choice([2, 3, 4, 7, 10, 16, 25, 32]))
             channels_in = filters = group * per_group
         else:
-            channels_in, filters, group = channels(rng, 16, 1536), _filters(rng), 1
+            channels_in, filters, group = _inputs(rng), _filters(rng), 1
         tall, wide = (dilation * (k - 1) + 1 for k in kernel)
         pads = [(tall - 1) // 2, (wide - 1) // 2] * 2
         high_out = (height + pads[0] + pads[2] - tall) // stride + 1
@@ -66,6 +66,19 @@ def _convolution(
         flops = 2.0 * n * high_out * wide_out * filters * channels_in / group * math.prod(kernel)
         if fits(work, flops, *((LARGE_FLOPS, LARGE_IMAGE) if large else ())):
             return work
+
+
+def _inputs(rng: Rng) -> int:
+    """Now and then so few that a runtime does not store them in blocks."""
+    if rng.random() < 0.06:
+        return int(rng.integers(4, 16))
+    return _aligned(rng, channels(rng, 16, 1536))
+
+
+def _aligned(rng: Rng, count: int) -> int:
+    """A channel count; every other of those that no blocks hold, which few networks have."""
+    odd = count % 4 != 0 and rng.random() < 0.5
+    return -(-count // 4) * 4 if odd else count
 
 
 def _filters(rng: Rng, low: int = 8, high: int = 1536) -> int:

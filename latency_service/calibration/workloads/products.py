@@ -110,10 +110,14 @@ def transposed_product(rng: Rng) -> Workload:
 
 
 def recurrent(op: str, gates: int) -> Make:
-    """A recurrent layer, often in both directions."""
+    """A recurrent layer, often in both directions, over one sequence or many short ones."""
 
     def make(rng: Rng) -> Workload:
-        steps, images = int(rng.choice([1, 8, 16, 32, 64, 100, 200])), int(rng.choice([1, 1, 1, 4]))
+        steps, images = (
+            int(rng.choice([1, 8, 16, 32, 64, 100, 200])),
+            int(rng.choice([1, 1, 4, 16])),
+        )
+        steps = min(steps, 256 // images)
         width, hidden = channels(rng, 32, 512), channels(rng, 32, 320)
         both = int(rng.choice([1, 2]))
         if rng.random() < 0.3:  # upon another one
