@@ -34,6 +34,8 @@ _EVEN_SHARE = 0.6
 _PEAK_SHARE = 0.04
 # A batch ends early rather than take longer than this, and no longer than the budget lasts.
 _BATCH_S = 14.0
+# Whole networks run so rarely: a round of them takes as long as half a batch.
+_BATCHES_A_ROUND = 3
 # The quick fit is worth its time if at least so much is left for what it asks for.
 _REFIT_S = 8.0
 # Seconds of a budget for each convolution that is measured with everything it may merge.
@@ -83,7 +85,7 @@ def run(backend: Backend, plan: Plan, journal: Journal, progress: Progress) -> M
         slow = slow_runs(backend) if "float32" in plan.shares else {}
         retention = Retention()
     bench = Bench(backend)
-    left_out = 0
+    left_out = batches = 0
     until = 0.0
     for dtype, share in plan.shares.items():
         until += share
@@ -97,7 +99,8 @@ def run(backend: Backend, plan: Plan, journal: Journal, progress: Progress) -> M
             samples, refused = bench.measure(batch, float(np.clip(left_s, 0.5, _BATCH_S)))
             left_out += refused
             journal.append(samples)
-            if networks is not None:
+            batches += 1
+            if networks is not None and batches % _BATCHES_A_ROUND == 1:
                 networks.round()
             if retention is not None:
                 retention.round()

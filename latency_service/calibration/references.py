@@ -260,8 +260,9 @@ REFERENCES: tuple[Reference, ...] = (
 )  # fmt: skip
 
 # Runs of a round: so many, and of a tiny network as many as fit into so many seconds. Before them
-# it runs as long untimed: what lay between the rounds has left nothing of it in any cache.
-_RUNS, _ROUND_S = 6, 3e-3
+# it runs untimed: what lay between the rounds has left nothing of it in any cache, and the last one
+# keeps what comes again.
+_SETTLE, _RUNS, _ROUND_S = 4, 6, 3e-3
 
 
 class ReferenceRuns:
@@ -277,7 +278,7 @@ class ReferenceRuns:
     def round(self) -> None:
         """Run every network a few times: the mean of the faster half counts."""
         for name, session in self._sessions.items():
-            _run(session, 1)
+            _run(session, _SETTLE)
             first = len(session.readings)
             _run(session, _RUNS)
             undisturbed = self._clock.undisturbed(session.readings[first:])

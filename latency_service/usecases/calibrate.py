@@ -37,7 +37,7 @@ __all__ = [
 ]  # fmt: skip
 
 # What the fit takes of a budget; the campaign gets the rest.
-_FIT_SHARE, _FIT_MOST_S = 0.25, 45.0
+_FIT_SHARE, _FIT_MOST_S = 0.15, 45.0
 
 
 @dataclass(frozen=True, slots=True)

@@ -212,6 +212,20 @@ def test_of_short_runs_the_faster_half_of_all_rounds_counts(backend: FakeBackend
     assert refused == 0
 
 
+@pytest.mark.parametrize(("repeats", "settle"), [(40, 5), (9, 4), (1, 0)])
+def test_the_first_runs_of_a_round_do_not_count(backend: FakeBackend, repeats: int, settle: int):
+    seconds = 2.99e-3 / repeats
+
+    def times(number: int) -> Run:
+        first = number >= 2 and (number - 2) % repeats < settle
+        return Run(0.1 * seconds if first else seconds, 0.0, 0.0, True)
+
+    backend.times = relu_takes(times)
+    (sample,), _ = Bench(backend).measure([RELU])
+    assert sample.latency_s == pytest.approx(seconds)
+    assert sample.rounds_s == pytest.approx([seconds] * ROUNDS)
+
+
 def test_of_long_runs_the_best_counts(backend: FakeBackend):
     seconds = (7e-4, 5e-4, 3.1e-4, 11e-4)
     backend.times = relu_takes(by_round(*seconds, repeats=4))

@@ -34,7 +34,7 @@ _LEAST_S = 1e-7
 # Reading this evicts everything else, and reading its beginning all that a core has for itself.
 _EVERYTHING = np.ones(16_000_000, dtype=np.float64)
 _NEARER, _NOTHING = _EVERYTHING[:500_000], _EVERYTHING[:0]
-_MOST_RUNS, _MOST_COLD_RUNS = 8, 4
+_MOST_RUNS, _MOST_COLD_RUNS = 16, 4
 
 
 class Step(NamedTuple):
