@@ -8,6 +8,7 @@ their shapes; pruning a channel may lead from one to another.
 from __future__ import annotations
 
 from enum import IntEnum
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -36,13 +37,23 @@ def ways(
         alignment: convolutions over other multiples of input channels stay plain.
     """
     groups, inputs, filters = (np.round(counts, 6) for counts in (groups, inputs, filters))
-    each = filters / np.maximum(groups, 1.0)
-    dense = groups <= 1.0
-    depthwise = ~dense & (inputs == 1.0) & (each == 1.0)
-    blocked = np.where(
-        dense,
-        inputs % alignment == 0,
-        np.where(depthwise, filters % alignment == 0, (inputs % block == 0) & (each % block == 0)),
+    found = _way(np.maximum(groups, 1.0), inputs, filters, block, alignment)
+    return np.asarray(found, dtype=np.int64)
+
+
+def runs_on_blocks(group: int, inputs: int, filters: int, block: int, alignment: int) -> bool:
+    """Whether one convolution over images writes blocks; the arguments are those of `ways`."""
+    return bool(_way(group, inputs, filters, block, alignment) != Way.PLAIN)
+
+
+def _way(groups: Any, inputs: Any, filters: Any, block: int, alignment: int) -> Any:
+    """The `Way` of one convolution or, in the same words, of arrays of them."""
+    dense, each = groups <= 1, filters / groups
+    depthwise = (groups > 1) & (inputs == 1) & (each == 1)
+    blocked = (
+        dense & (inputs % alignment == 0)
+        | depthwise & (filters % alignment == 0)
+        | (groups > 1) & (inputs % block == 0) & (each % block == 0)
     )
     few = dense & (inputs < block)
-    return np.where(few, Way.IMAGE, np.where(blocked, Way.BLOCKS, Way.PLAIN)).astype(np.int64)
+    return few * Way.IMAGE + blocked * (1 - few) * Way.BLOCKS

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from latency_service.core.blocks import Way, ways
+from latency_service.core.blocks import runs_on_blocks
 from latency_service.core.efficiency import Layout
 from latency_service.core.node import Node, Tensor
 from latency_service.core.ops import Traffic
@@ -116,9 +116,9 @@ def _runs_blocked(
     if inputs[0].dtype not in FLOATING:
         return False
     if op == "Conv":
-        return convolution_is_blocked(
-            inputs[0].shape[1], node.outputs[0].shape[1], node.integer("group", 1), layout
-        )
+        group, filters = node.integer("group", 1), node.outputs[0].shape[1]
+        inputs_each = inputs[0].shape[1] // group
+        return runs_on_blocks(group, inputs_each, filters, layout.block, layout.alignment)
     known = all(id(tensor) in writers for tensor in inputs)
     if op in layout.converts:
         # the last block of a convolution's filters may be filled up; such an image goes back
@@ -144,9 +144,3 @@ def _resizes_blocks(node: Node, layout: Layout) -> bool:
     out, data = node.outputs[0].shape, node.x.shape
     whole = all(to % size == 0 for to, size in zip(out, data, strict=True))
     return whole and ("Resize" if mode == "nearest" else f"Resize/{mode}") in layout.keeps
-
-
-def convolution_is_blocked(inputs: int, filters: int, group: int, layout: Layout) -> bool:
-    """Whether a convolution over an image runs on blocks."""
-    way = ways(group, inputs // group, filters, layout.block, layout.alignment)
-    return bool(way != Way.PLAIN)

@@ -1,13 +1,11 @@
-"""Which code runs a convolution: by hand, and as the layout of a whole network says."""
+"""Which code runs a convolution: by hand, one by one and many at once."""
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from latency_service.core.blocks import Way, ways
-from latency_service.core.efficiency import Layout
-from latency_service.core.layout import convolution_is_blocked
+from latency_service.core.blocks import Way, runs_on_blocks, ways
 
 
 @pytest.mark.parametrize(
@@ -43,9 +41,12 @@ def test_many_at_once_and_counts_that_are_no_integers_to_the_last_digit() -> Non
     group=st.integers(1, 40), each_in=st.integers(1, 70), each_out=st.integers(1, 70),
     block=st.sampled_from([8, 16]), alignment=st.sampled_from([1, 4]),
 )  # fmt: skip
-def test_a_network_stores_in_blocks_what_does_not_run_plain(
+def test_one_runs_on_blocks_as_it_does_among_many(
     group: int, each_in: int, each_out: int, block: int, alignment: int
 ) -> None:
-    layout = Layout(block, alignment, (), ())
-    found = convolution_is_blocked(group * each_in, group * each_out, group, layout)
-    assert found == (ways(group, each_in, group * each_out, block, alignment) != Way.PLAIN)
+    filters = group * each_out
+    three = np.ones(3)
+    many = ways(group * three, each_in * three, filters * three, block, alignment)
+    one = runs_on_blocks(group, each_in, filters, block, alignment)
+    assert many.tolist() == [many[0]] * 3
+    assert one == (many[0] != Way.PLAIN)
