@@ -17,6 +17,7 @@ from latency_service.calibration.backends.onnx_placement import (
     writes_afar,
 )
 from latency_service.calibration.backends.onnxruntime_backend import OnnxRuntime
+from latency_service.calibration.backends.onnxruntime_session import turn_of
 from latency_service.core.sample import Workload
 
 
@@ -99,6 +100,32 @@ def test_runs_of_a_turn_find_more_and_more_in_the_caches() -> None:
         for _ in found:
             prepared.run()
         assert [run.cached for run in prepared.finish()] == found
+
+
+def test_products_of_matrices_write_where_nothing_was_for_a_while() -> None:
+    product = Workload("MatMul", ((3, 31), (31, 7)), learned=(1,), outputs=((3, 7),))
+    spread = Workload(
+        "Conv", ((1, 3, 5, 7), (11, 3, 1, 1)), {}, learned=(1,), outputs=((1, 11, 5, 7),)
+    )
+    assert [step.afar for step in turn_of(product)] == [True]
+    assert [step.afar for step in turn_of(spread)] == [False]
+
+
+def test_what_is_timed_follows_a_product(monkeypatch: pytest.MonkeyPatch) -> None:
+    backend = OnnxRuntime("CPUExecutionProvider", 1)
+    products: list[int] = []
+    monkeypatch.setattr(backend, "multiply", lambda: products.append(1))
+    tanh = Workload("Tanh", ((7, 13),), outputs=((7, 13),))
+    prepared = backend.prepare(tanh)
+    for _ in range(3):
+        prepared.run()
+    assert len(products) == 3
+    prepared.finish()
+
+    # a network multiplies by itself, or does not
+    products.clear()
+    backend.network(*build_model(tanh, 1)).run()
+    assert not products
 
 
 def test_outputs_lie_one_behind_the_other(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -46,13 +46,22 @@ def writes_afar(work: Workload) -> bool:
     """Whether it writes where no layer has been for a while.
 
     Elementwise operators mostly write over what they read; a quotient does not, where GELU is
-    written out and reads its dividend again. What others write lies beyond the nearer caches. What
-    a contraction computes takes longer than its way there.
+    written out and reads its dividend again. What others write lies beyond the nearer caches. A
+    convolution writes near, as in the networks that are made of them; a product of two matrices
+    does not (`is_product`).
     """
     op = OPS[work.op]
     if op.contraction or work.op in OVERWRITES:
         return False
     return op.family != "elementwise" or work.op == "Div" or adds_a_shortcut(work)
+
+
+def is_product(work: Workload) -> bool:
+    """Whether it multiplies two matrices.
+
+    Networks of these move more than a core's own cache holds before they write to a place again.
+    """
+    return OPS[work.op].contraction and work.op.endswith(("Gemm", "MatMul"))
 
 
 def producer(op: str) -> str:
