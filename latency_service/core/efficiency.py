@@ -17,8 +17,6 @@ from latency_service.core.features import FloatArray
 from latency_service.core.geometry import constant_size
 from latency_service.core.units import FLOATING
 
-# A convolution that moves more finds nothing of it in a nearer cache.
-NEAR_KERNEL_BYTES = 1e6
 # The core's own cache: where bandwidth has not fallen below this share of the highest.
 _OWN = 0.6
 # What so many kernels before one moved tells whether the place where it writes is still near.
@@ -92,9 +90,8 @@ class Efficiency:
             (core/masks.py).
         layout: None where the runtime keeps one layout.
         source: what it was fitted from.
-        alone_s: what a convolution of next to no data takes longer on its own, as families were
-            measured, than in a network, where others like it run before it and their outputs stay
-            in the nearer caches.
+        alone_s: what a convolution takes longer on its own, as families were measured, than in a
+            network, where others like it run before it.
         call_s: what a call of the runtime takes besides its kernels.
         near_bytes: footprint of a network half of whose code and data stay in a core's own cache,
             where families were measured between others; 0: nothing does.
@@ -148,16 +145,6 @@ class Efficiency:
             return np.zeros(np.shape(most_bytes))
         footprint = constant_bytes + 2.0 * most_bytes
         return 1.0 - forgotten(footprint / self.near_bytes)
-
-    def sooner_s(self, moved: FloatArray) -> FloatArray:
-        """(...) seconds that a convolution takes less in a network than on its own.
-
-        Args:
-            moved: (...) bytes that it reads and writes; with more than a nearer cache holds of them
-                it finds nothing there.
-        """
-        share: FloatArray = np.maximum(0.0, 1.0 - moved / NEAR_KERNEL_BYTES)
-        return self.alone_s * share
 
     def near_places(self, moved: FloatArray) -> FloatArray:
         """(P,) how near the place still is where each kernel writes: 1 where it was just used.

@@ -262,8 +262,7 @@ class Predictor:
         seconds += self.per_element * dims[:, Dim.OUT_ELEMENTS] + self.efficiency.dispatch_s
         moved = moved_bytes(dims, 1.0) * self._itemsizes
         seconds = self.nearby(seconds, self.nearby_s_per_byte, moved)
-        sooner = self.efficiency.sooner_s(moved)
-        seconds = self.among_others(seconds, np.where(self.in_rows, sooner, 0.0), busy_s)
+        seconds = np.where(self.in_rows, self.among_others(seconds, busy_s), seconds)
         live = alive[kernels.layers]
         runs = kernels.times * live
         called = self.call_s * live
@@ -317,17 +316,14 @@ class Predictor:
         saved = each_s * filling(moved, self._core_bytes)
         return np.maximum(seconds - saved, _LEAST_SHARE * seconds)
 
-    def among_others(
-        self, seconds: FloatArray, sooner: FloatArray | float, busy_s: FloatArray | float
-    ) -> FloatArray:
-        """(...) seconds of kernels in a network, of (...) seconds on their own.
+    def among_others(self, seconds: FloatArray, busy_s: FloatArray | float) -> FloatArray:
+        """(...) seconds of convolutions in a network, of (...) seconds on their own.
 
         Args:
-            sooner: (...) seconds by which they start sooner.
             busy_s: (...) that no cache saves.
         """
         left = np.maximum(_LEAST_SHARE * seconds, busy_s)
-        less: FloatArray = np.clip(seconds - left, 0.0, sooner)
+        less: FloatArray = np.clip(seconds - left, 0.0, self.efficiency.alone_s)
         return seconds - less
 
     def _constant_bytes(self, dims: FloatArray) -> FloatArray:

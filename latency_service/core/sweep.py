@@ -228,8 +228,7 @@ class _Kernel:
         if nearby_s:
             value = predictor.nearby(value, nearby_s, moved)
         if predictor.in_rows[self.position] and predictor.efficiency.alone_s:
-            sooner = predictor.efficiency.sooner_s(moved)
-            return predictor.among_others(value, sooner, self.busy_s(reads, writes))
+            return predictor.among_others(value, self.busy_s(reads, writes))
         return value
 
     def _base_s(self, moved: FloatArray, done: FloatArray) -> FloatArray:
