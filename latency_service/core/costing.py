@@ -38,7 +38,7 @@ from latency_service.core.errors import OptionError
 from latency_service.core.forms import ZERO, BilinearForm
 from latency_service.core.fusion import chains
 from latency_service.core.graph import LayerGraph, made
-from latency_service.core.kernels import find_kernels
+from latency_service.core.kernels import executed_views, find_kernels
 from latency_service.core.node import IdArray, Node
 from latency_service.core.profile import FusionRules
 from latency_service.core.quantised_patterns import NOTHING
@@ -130,6 +130,9 @@ class _Builder:
             part = partition(tracker, arrays)
         if self.fusion is not None:
             self._fuse(rows, maker, self.fusion)
+        if self.efficiency is not None:
+            for index in executed_views(nodes, self.efficiency.families):
+                rows[index].free = False
         return self._assemble(rows, part, whole)
 
     def _partition(self, arrays: list[IdArray]) -> Partition:

@@ -129,7 +129,8 @@ def _with_base(
         dims, seconds = dims[resolved], seconds[resolved]
     rest = np.maximum(seconds - fixed, 0.05 * seconds)
     moved = moved_bytes(dims, itemsize)
-    bytes_per_s = float(np.quantile(moved / rest, 0.97))
+    # a view moves nothing
+    bytes_per_s = float(np.quantile(moved / rest, 0.97)) or 1.0
     if not contraction:
         if settings.units > 1:
             largest = moved >= np.quantile(moved, 0.95)

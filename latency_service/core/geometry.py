@@ -70,6 +70,8 @@ _PICKS = frozenset({"Gather", "GatherElements", "GatherND", "Slice"})
 _CONVOLUTIONS = frozenset({"Conv", "FusedConv", "QLinearConv", "ConvInteger"})
 # Channels of what a network is fed, at most: those of an image, or the samples of a sound.
 _COLOURS = 4
+# Another shape of the same elements, and the family of all of them.
+VIEWS, VIEW = frozenset({"Reshape", "Flatten", "Squeeze", "Unsqueeze"}), "Reshape"
 # Ends the family of a convolution along one axis. onnxruntime stores images of two in blocks of
 # channels; what has one axis it runs as a product of matrices.
 LINE = "line"
@@ -104,6 +106,9 @@ def geometry(node: Node) -> Row:
         return _recurrent(node)
     if node.op.contraction and node.outputs and len(node.outputs[0].shape) >= 1:
         return _product(node)
+    if op in VIEWS:
+        # it moves nothing; behind a kernel that did, it finds its code gone from the caches
+        return VIEW, _row(node, in_elements=0, out_elements=0, inner=node.x.size), OTHER
     return _other(node)
 
 

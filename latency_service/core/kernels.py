@@ -6,7 +6,7 @@ its own, charged to the layer that causes it.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Container, Iterator, Sequence
 
 import numpy as np
 
@@ -17,6 +17,8 @@ from latency_service.core.fusion import Chain, step_name
 from latency_service.core.geometry import (
     LINE,
     OTHER,
+    VIEW,
+    VIEWS,
     Dim,
     Follows,
     Row,
@@ -69,6 +71,28 @@ def find_kernels(
     for reorder in reorders:
         table.add_reorder(reorder, nodes[reorder.layer])
     return table.finish()
+
+
+def executed_views(nodes: Sequence[Node], measured: Container[str]) -> Iterator[int]:
+    """Positions of the views that the runtime executes, each of them a kernel that moves nothing.
+
+    Of several in a row it executes the last one; none where what it reads is known beforehand.
+
+    Args:
+        measured: families, "dtype family"; views are given away where none of them is one.
+    """
+    views = [index for index, node in enumerate(nodes) if node.layer.op in VIEWS and node.outputs]
+    read_on: dict[int, bool] = {}  # by tensor, whether a layer reads it that is no view
+    for node in nodes if views else ():
+        for tensor in node.inputs:
+            read_on[id(tensor)] = node.layer.op not in VIEWS or read_on.get(id(tensor), False)
+    for index in views:
+        node = nodes[index]
+        known = node.outputs[0].value is not None or not node.inputs or node.inputs[0] is None
+        if known or not read_on.get(id(node.outputs[0]), True):
+            continue
+        if f"{kernel_dtype(node)} {VIEW}" in measured:
+            yield index
 
 
 def _runs_as(node: Node, chain: Chain | None) -> str:

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import NamedTuple
 
+from latency_service.core.geometry import VIEWS
 from latency_service.core.node import Node, Tensor
 from latency_service.core.wiring import Match, Wiring, activations
 
@@ -22,8 +23,7 @@ _ON_INTEGERS = {
     "MaxPool": "MaxPool", "Transpose": "Transpose", "Resize": "Resize",
     "DepthToSpace": "DepthToSpace",
 }  # fmt: skip
-# Views of integers are views.
-_VIEWS = frozenset({"Reshape", "Flatten", "Squeeze", "Unsqueeze"})
+
 # What runs in place of operators that vanish.
 NOTHING = ""
 _CLAMPS = ("Relu", "Clip")
@@ -79,7 +79,7 @@ def quantised(wiring: Wiring) -> Iterator[Match]:
 
 def _on_integers(wiring: Wiring, index: int, node: Node) -> _Group | None:
     op, nodes = node.layer.op, wiring.nodes
-    runs_as = NOTHING if op in _VIEWS else _ON_INTEGERS.get(op)
+    runs_as = NOTHING if op in VIEWS else _ON_INTEGERS.get(op)
     sources = activations(node)
     if runs_as is None or not sources or len(node.outputs) != 1:
         return None

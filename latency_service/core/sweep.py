@@ -109,7 +109,8 @@ class _Sweep:
             outs = written.shares if writes else np.ones(1)
             seconds = kernel.seconds(ins, outs, None if factors is None else factors.table())
             at = (read.places if reads else 0, written.places if writes else 0)
-            seconds = seconds[at]
+            # what depends on no channels is one number
+            seconds = np.broadcast_to(seconds, (ins.shape[0], outs.shape[0]))[at]
         else:
             correction = None
             if factors is not None:

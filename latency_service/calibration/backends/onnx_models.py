@@ -20,6 +20,7 @@ from latency_service.calibration.backends.onnx_placement import (
     OVERWRITES,
     POSITIVE,
     TAKES_OVER,
+    VIEWS,
     adds_a_shortcut,
     leads,
     producer,
@@ -118,7 +119,7 @@ class _Builder:
         )
         for step, merged in enumerate(work.merges):
             written = [self._merge(written[0], merged, f"{copy}_{step}")]
-        if self.lead and (work.merges or work.op in OVERWRITES | TAKES_OVER):
+        if self.lead and (work.merges or work.op in OVERWRITES | TAKES_OVER | VIEWS):
             # what a network returns is not merged by every rule, nor written where something was
             # read: another kernel reads it
             end = f"end_{copy}"

@@ -23,6 +23,8 @@ _WARM_BYTES, _MOST_COPIES = 3e6, 8
 
 # Runtimes let them write over what they read, where nothing else reads it.
 OVERWRITES = frozenset({"Softmax"})
+# They move nothing, unless what they write is what the network returns.
+VIEWS = frozenset({"Reshape"})
 # A reorder before or behind them writes where the kernel before it has read, as in a network: on a
 # Xeon with 2 MB for each core 250 000 numbers take half as long as far from the core.
 TAKES_OVER = frozenset({"Conv"})
@@ -51,7 +53,7 @@ def writes_afar(work: Workload) -> bool:
     does not (`is_product`).
     """
     op = OPS[work.op]
-    if op.contraction or work.op in OVERWRITES:
+    if op.contraction or work.op in OVERWRITES | VIEWS:
         return False
     return op.family != "elementwise" or work.op == "Div" or adds_a_shortcut(work)
 

@@ -146,6 +146,8 @@ class OnnxRuntime:
         Raises:
             CalibrationError: if the runtime cannot run it.
         """
+        if self.kind == "gpu" and work.op in onnx_placement.VIEWS:
+            raise CalibrationError(f"{work.op} is no kernel of an accelerator")
         copies = onnx_placement.copies_of(work) if self.kind == "gpu" else 1
         try:
             model, feeds = onnx_models.build_model(

@@ -50,6 +50,7 @@ from latency_service.calibration.workloads.moving import (
     scattered,
     split,
     transpose,
+    view,
 )
 from latency_service.calibration.workloads.products import (
     activation_product,
@@ -92,7 +93,7 @@ FAMILIES: tuple[Family, ...] = (
     Family("Mul", binary("Mul"), 5),
     Family("Div", binary("Div"), 3),
     *(Family(op, binary(op), 1.5) for op in ("Sub", "Pow", "Max")),
-    Family("max pooling", pool("MaxPool"), 2),
+    Family("max pooling", pool("MaxPool"), 3),
     Family("average pooling", pool("AveragePool"), 1.5),
     Family("global average pooling", global_pool, 1.5),
     Family("ReduceMean", reduction("ReduceMean"), 2.5),
@@ -100,6 +101,7 @@ FAMILIES: tuple[Family, ...] = (
     Family("ReduceMax", reduction("ReduceMax"), 1),
     Family("transpose", transpose, 4),
     Family("transpose of several axes", scattered, 0.8),
+    Family("view", view, 1),
     Family("concat", concat, 2),
     Family("split", split, 2),
     Family("slice", half, 1.5),

@@ -39,6 +39,17 @@ def transpose(rng: Rng) -> Workload:
     return _transposed(shape, perm)
 
 
+def view(rng: Rng) -> Workload:
+    """Heads of attention, or all of an image in one row."""
+    rows = sequence_shape(rng)
+    n, tokens, width = rows
+    heads = next(count for count in (8, 4, 3, 2, 1) if width % count == 0)
+    shape: tuple[int, ...] = (n, tokens, heads, width // heads)
+    if rng.random() < 0.3:
+        shape = (n * tokens, width)
+    return Workload("Reshape", (rows,), {"shape": list(shape)}, outputs=(shape,))
+
+
 def scattered(rng: Rng) -> Workload:
     """Several axes change places, the last among them; runtimes move element by element."""
     n, tokens, width = sequence_shape(rng, 300_000)
