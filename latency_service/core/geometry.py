@@ -56,6 +56,8 @@ _N, _R, _W, _B = Follows
 DENSE = (_N, _N, _R, _W, _N, _N, _N, _N, _N, _N, _R, _W, _B, _W, _N, _B, _N, _N)
 GROUPED = (_W, _N, _N, _N, _N, _N, _N, _N, _N, _N, _R, _W, _W, _W, _N, _W, _N, _N)
 OTHER = (_N, _N, _N, _N, _N, _N, _N, _N, _N, _N, _R, _W, _W, _W, _N, _N, _N, _N)
+# Views, which move nothing: their elements are those of the kernel before.
+_VIEWED = (_N, _R, _N, _N, _N, _N, _N, _N, _N, _N, _N, _N, _N, _N, _N, _N, _N, _N)
 
 Geometry = tuple[float, ...]
 Row = tuple[str, Geometry, tuple[Follows, ...]]
@@ -108,7 +110,7 @@ def geometry(node: Node) -> Row:
         return _product(node)
     if op in VIEWS:
         # it moves nothing; behind a kernel that did, it finds its code gone from the caches
-        return VIEW, _row(node, in_elements=0, out_elements=0, inner=node.x.size), OTHER
+        return VIEW, _row(node, in_elements=0, out_elements=0, rows=node.x.size), _VIEWED
     return _other(node)
 
 

@@ -38,6 +38,11 @@ from tests.core.sequence_blocks import SEQUENCE
 FOLDER = Path(__file__).parents[2] / "device_profiles"
 SEEDS = st.integers(0, 10_000)
 
+# The more elements they have, the longer they take.
+VIEWS = FamilyModel(
+    1e-6, None, 1.0, 1, ("log_rows",), (4.0,), ((0.5,), (2.0,)), (0.1, 0.7), 0.2, 0.1, 0.1, 50
+)
+
 
 @cache
 def efficiency(ahead: bool) -> Efficiency:
@@ -47,7 +52,8 @@ def efficiency(ahead: bool) -> Efficiency:
     assert profile.efficiency is not None
     return replace(
         profile.efficiency, alone_s=1e-6, call_s=5e-6, near_fixed=0.3, near_bytes=3e4, kept_s=2e-3,
-        levels=((2.0**20, 64e9), (2.0**24, 4e9)), families=kept(profile.efficiency.families),
+        levels=((2.0**20, 64e9), (2.0**24, 4e9)),
+        families={**kept(profile.efficiency.families), "float32 Reshape": VIEWS},
         launches_ahead=ahead,
     )  # fmt: skip
 

@@ -1,5 +1,7 @@
 """Views that the runtime executes are kernels that move nothing."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -11,7 +13,14 @@ from latency_service.core.family import FamilyModel, moved_bytes
 from latency_service.core.fit import fit
 from latency_service.core.fit_settings import Settings
 from latency_service.core.geometry import Dim
-from latency_service.core.graph import GraphInput, Layer, LayerGraph, Output, layer_graph
+from latency_service.core.graph import (
+    GraphInput,
+    Layer,
+    LayerGraph,
+    Output,
+    Parameter,
+    layer_graph,
+)
 from latency_service.core.predict import Predictor
 from latency_service.core.sample import Sample, Workload
 from latency_service.core.sweep import totals_s
@@ -74,7 +83,7 @@ def test_a_view_moves_nothing_whatever_its_size() -> None:
     assert costs.kernels is not None
     row = costs.kernels.dims[costs.kernels.families.index("Reshape")]
     assert moved_bytes(row, 4.0) == 0.0
-    assert row[Dim.INNER] == 7 * 11 * 13
+    assert row[Dim.ROWS] == 7 * 11 * 13
 
 
 def test_it_takes_its_time_and_is_costed() -> None:
@@ -92,6 +101,38 @@ def test_it_takes_its_time_and_is_costed() -> None:
     )
 
 
+def flattened(filters: int) -> LayerGraph:
+    """A convolution whose images become rows for a dense layer."""
+    layers = (
+        Layer("conv", "Conv", ("x",), (Output("y"),), {},
+              (Parameter("weight", (filters, 3, 1, 1)),)),
+        Layer("rows", "Flatten", ("y",), (Output("z"),)),
+        Layer("fc", "Gemm", ("z",), (Output("w"),), {"transB": 1},
+              (Parameter("weight", (13, filters * 35)),)),
+    )  # fmt: skip
+    return layer_graph((GraphInput("x", (1, 3, 5, 7)),), layers, ("w",))
+
+
+def test_pruned_channels_leave_a_view_with_fewer_elements() -> None:
+    # a curve over the logarithm of elements: what 31 filters leave differs from what 17 do
+    curved = replace(
+        TAKES_2_US,
+        features=("log_rows",),
+        lengths=(3.0,),
+        points=((1.0,), (3.0,)),
+        weights=(0.1, 0.9),
+    )
+    model = replace(model_of(*MEASURED), families={"float32 Reshape": curved})
+    seconds = []
+    for filters, alive in ((31, 31), (31, 17), (17, 17)):
+        predictor = Predictor(cost_model(flattened(filters), efficiency=model), model)
+        place = predictor.kernels.families.index("Reshape")
+        counts = np.array([alive if g.prunable else g.size for g in predictor.costs.groups], float)
+        seconds.append(float(predictor.at(counts).seconds[place]))
+    assert seconds[1] == pytest.approx(seconds[2])
+    assert abs(seconds[0] / seconds[1] - 1.0) > 0.01
+
+
 @given(st.floats(0.3e-6, 9e-6), st.integers(0, 2**31 - 1))
 def test_one_that_takes_equally_long_everywhere_is_fitted_as_that(took: float, seed: int) -> None:
     rng = np.random.default_rng(seed)
@@ -106,5 +147,5 @@ def test_one_that_takes_equally_long_everywhere_is_fitted_as_that(took: float, s
     assert found.name == "float32 Reshape"
     dims = np.ones((1, len(Dim)))
     dims[0, [Dim.IN_ELEMENTS, Dim.OUT_ELEMENTS, Dim.CONSTANT_ELEMENTS, Dim.EXTRA_ELEMENTS]] = 0.0
-    dims[0, Dim.INNER] = 197 * 192
+    dims[0, Dim.ROWS] = 197 * 192
     assert float(found.model.seconds(dims, 4.0)[0]) == pytest.approx(took, rel=0.1)
