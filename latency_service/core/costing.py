@@ -142,7 +142,9 @@ class _Builder:
         return part
 
     def _fuse(self, rows: list[Row], maker: RowMaker, rules: FusionRules) -> None:
-        for merged in chains(self.network.nodes, self.network.outputs, rules, maker.same):
+        layout = None if self.efficiency is None else self.efficiency.layout
+        nodes, outputs = self.network.nodes, self.network.outputs
+        for merged in chains(nodes, outputs, rules, maker.same, layout):
             host = rows[merged.host]
             host.chain = merged
             if merged.runs_as == NOTHING:

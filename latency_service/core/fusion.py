@@ -12,6 +12,8 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
+from latency_service.core.efficiency import Layout
+from latency_service.core.layout import Placing
 from latency_service.core.node import IdArray, Node, Tensor
 from latency_service.core.patterns import PATTERNS
 from latency_service.core.profile import FusionRules
@@ -41,11 +43,17 @@ SameChannels = Callable[[IdArray | None, IdArray | None], bool]
 
 
 def chains(
-    nodes: Sequence[Node], outputs: Sequence[Tensor], rules: FusionRules, same: SameChannels
+    nodes: Sequence[Node],
+    outputs: Sequence[Tensor],
+    rules: FusionRules,
+    same: SameChannels,
+    layout: Layout | None = None,
 ) -> list[Chain]:
     """Find what the rules merge.
 
     Args:
+        layout: how the runtime stores images; None where it keeps one layout. A convolution on
+            blocks of channels merges an addition only of what lies in blocks, too.
         same: whether two tensors' channels are the same groups in the same proportion, so that
             both are functions of the host's live output channels. Inside an If, Loop or Scan
             nothing is pruned, and nobody is asked.
@@ -62,10 +70,16 @@ def chains(
     merged: dict[int, list[Chain]] = defaultdict(list)
     taken = _patterned(nodes, outputs, rules, same, merged)
     steps = _steps(rules)
+    placing = None if layout is None else Placing(layout)
     for index, node in enumerate(nodes):
         if not node.outputs or index in taken:
+            if placing is not None:
+                host, op = taken.get(index, (index, node.layer.op))
+                placing.place(node, None if host == index else host, op)
             continue
-        chain = _joins(node, rules, steps, ends, readers, returned, same, nodes)
+        chain = _joins(node, rules, steps, ends, readers, returned, same, nodes, placing)
+        if placing is not None:
+            placing.place(node, None if chain is None else chain.host, node.layer.op)
         if chain is None:
             starts = node.op.contraction or node.layer.op in rules.fuse
             if not starts:
@@ -90,9 +104,9 @@ def _patterned(
     rules: FusionRules,
     same: SameChannels,
     merged: dict[int, list[Chain]],
-) -> set[int]:
-    """Add the chains that the rules' patterns find; the layers that they hold."""
-    taken: set[int] = set()
+) -> dict[int, tuple[int, str]]:
+    """Add the chains that the rules' patterns find; of the layers in them (host, what is run)."""
+    taken: dict[int, tuple[int, str]] = {}
     if not rules.patterns:
         return taken
     wiring = Wiring(nodes, outputs)
@@ -108,13 +122,14 @@ def _patterned(
                 if m.op.name not in _OTHER_CHANNELS and m.outputs[0].size > 1
             ]
             if (
-                taken.intersection(match.members)
+                not taken.keys().isdisjoint(match.members)
                 or not _knows_sizes(name, match.end, rules)
                 or any(member.frozen is not host.frozen for member in members)
                 or not (host.frozen or all(same(host.outputs[0].ids, ids) for ids in held))
             ):
                 continue
-            taken.update(match.members)
+            runs_as = host.layer.op if match.runs_as is None else match.runs_as
+            taken.update(dict.fromkeys(match.members, (match.host, runs_as)))
             chain = Chain(list(match.members), match.host, match.end, [], match.runs_as)
             merged[match.host].append(chain)
     return taken
@@ -187,6 +202,7 @@ def _joins(
     returned: set[int],
     same: SameChannels,
     nodes: Sequence[Node],
+    placing: Placing | None,
 ) -> Chain | None:
     """The chain that a layer continues, if the rules let it."""
     op = node.layer.op
@@ -197,6 +213,7 @@ def _joins(
         and readers[id(tensor)] == 1
         and id(tensor) not in returned
         and (chain := ends.get(id(tensor))) is not None
+        and (placing is None or placing.merges(node, chain.host))
     ]
     if not candidates or len(node.outputs) != 1:
         return None

@@ -7,7 +7,7 @@ blocking, and which operators pass blocks on, is part of the calibrated profile.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from typing import NamedTuple
 
 from latency_service.core.blocks import runs_on_blocks
@@ -50,6 +50,44 @@ class Arrangement(NamedTuple):
     reorders: list[Reorder]
 
 
+class Placing:
+    """Which layers run on blocks, and which tensors lie in them; layers are told in order.
+
+    Attributes:
+        runs: per layer so far.
+        tensors: those in blocks, by id.
+    """
+
+    def __init__(self, layout: Layout) -> None:
+        self.layout = layout
+        self.runs: list[bool] = []
+        self.tensors: set[int] = set()
+
+    def place(self, node: Node, host: int | None, op: str) -> bool:
+        """Whether the next layer runs on blocks.
+
+        Args:
+            host: the layer that it is merged into, whose layout it takes; None: none.
+            op: the operator that the runtime runs in its place.
+        """
+        if host is None:
+            inputs = [t for t in node.inputs if t is not None and t.value is None]
+            runs = _runs_blocked(node, inputs, self.layout, self.tensors, op)
+        else:
+            runs = host < len(self.runs) and self.runs[host]
+        self.runs.append(runs)
+        if runs:
+            self.tensors.update([id(tensor) for tensor in node.outputs])
+        return runs
+
+    def merges(self, node: Node, host: int) -> bool:
+        """Whether a layer can be merged into a host: into one on blocks, if all it reads is."""
+        return not self.runs[host] or all(
+            tensor is None or tensor.value is not None or id(tensor) in self.tensors
+            for tensor in node.inputs
+        )
+
+
 def arrange(
     nodes: Sequence[Node],
     outputs: Sequence[Tensor],
@@ -63,7 +101,7 @@ def arrange(
         host_of: per layer the one that it is fused into; it takes that one's layout.
         runs_as: per layer the operator that the runtime runs in its place.
     """
-    blocked: list[bool] = []
+    placing = Placing(layout)
     writers: dict[int, int] = {}  # blocked tensors: who wrote them
     plain_copies: set[int] = set()
     blocked_copies: set[int] = set()
@@ -77,14 +115,7 @@ def arrange(
     for index, node in enumerate(nodes):
         inputs = [t for t in node.inputs if t is not None and t.value is None]
         host = host_of[index]
-        if host is not None and host < index:
-            runs = blocked[host]
-        elif host is not None:
-            runs = False
-        else:
-            runs = _runs_blocked(node, inputs, layout, writers, runs_as[index])
-        blocked.append(runs)
-        if runs:
+        if placing.place(node, host, runs_as[index]):
             for tensor in inputs:
                 known = id(tensor) in writers or id(tensor) in blocked_copies
                 if _reads_plain(node, tensor, layout):
@@ -99,7 +130,7 @@ def arrange(
                 need_plain(tensor)
     for tensor in outputs:
         need_plain(tensor)
-    return Arrangement(blocked, reorders)
+    return Arrangement(placing.runs, reorders)
 
 
 def _reads_plain(node: Node, tensor: Tensor, layout: Layout) -> bool:
@@ -109,7 +140,7 @@ def _reads_plain(node: Node, tensor: Tensor, layout: Layout) -> bool:
 
 
 def _runs_blocked(
-    node: Node, inputs: list[Tensor], layout: Layout, writers: dict[int, int], op: str
+    node: Node, inputs: list[Tensor], layout: Layout, blocked: Container[int], op: str
 ) -> bool:
     if not inputs or not node.outputs or len(inputs[0].shape) != 4 or node.frozen:
         return False
@@ -119,7 +150,7 @@ def _runs_blocked(
         group, filters = node.integer("group", 1), node.outputs[0].shape[1]
         inputs_each = inputs[0].shape[1] // group
         return runs_on_blocks(group, inputs_each, filters, layout.block, layout.alignment)
-    known = all(id(tensor) in writers for tensor in inputs)
+    known = all(id(tensor) in blocked for tensor in inputs)
     if op in layout.converts:
         # the last block of a convolution's filters may be filled up; such an image goes back
         return inputs[0].shape[1] % layout.block == 0
