@@ -38,7 +38,7 @@ DTYPES = ("float32", "float16", "int8")
 @pytest.mark.parametrize("family", FAMILIES, ids=lambda family: family.name)
 def test_a_family_draws_operators_that_the_cost_model_binds(family):
     rng = np.random.default_rng(3)
-    for _ in range(12):
+    for _ in range(40):
         work = family.make(rng)
         (node,) = bind(workload_graph(work), Binding()).nodes
         assert tuple(tensor.shape for tensor in node.outputs) == work.outputs
@@ -46,6 +46,17 @@ def test_a_family_draws_operators_that_the_cost_model_binds(family):
         assert max(math.prod(shape) for shape in (*passed_on, *work.outputs)) <= LARGE_IMAGE
         sample = Sample(work, 1e-5)
         assert sample_from_json(sample_to_json(sample)) == sample
+
+
+def test_a_family_draws_what_it_draws_without_the_others() -> None:
+    alone = [w for family, w in itertools.islice(draw(0), 400) if family.name == "softmax"]
+    favoured = [
+        w
+        for family, w in itertools.islice(draw(0, favour={"LSTM": 5.0, "Softmax": 3.0}), 400)
+        if family.name == "softmax"
+    ]
+    assert len(favoured) > len(alone) > 3
+    assert favoured[: len(alone)] == alone
 
 
 def test_few_images_are_larger_than_usual():

@@ -9,6 +9,7 @@ workload; `FAMILIES` says how many of each a calibration of standard length take
 from __future__ import annotations
 
 import math
+import zlib
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 
@@ -162,15 +163,18 @@ def draw(
 ) -> Iterator[tuple[Family, Workload]]:
     """Workloads without end, families in proportion to their share and evenly spread.
 
+    Every family draws for itself: what is measured of one does not depend on which others there
+    are, or how large their shares.
+
     Args:
         favour: by operator, how much larger a share its families get.
     """
-    rng = np.random.default_rng(seed)
     families = [family for family in FAMILIES if dtype in family.dtypes]
     weight = [
         family.share * (favour or {}).get(family.make(np.random.default_rng(0)).op, 1.0)
         for family in families
     ]
+    dice = [np.random.default_rng([seed, zlib.crc32(f.name.encode())]) for f in families]
     due = np.zeros(len(families))
     share = np.array(weight) / sum(weight)
     while True:
@@ -178,4 +182,4 @@ def draw(
         chosen = int(np.argmax(due))
         due[chosen] -= 1.0
         family = families[chosen]
-        yield family, replace(family.make(rng), dtype=family.tensors or dtype)
+        yield family, replace(family.make(dice[chosen]), dtype=family.tensors or dtype)

@@ -14,6 +14,7 @@ from latency_service.calibration.workloads.shapes import (
     channels,
     image_shape,
     sequence_shape,
+    window_scores,
 )
 from latency_service.core.sample import Workload
 
@@ -41,6 +42,8 @@ def binary(op: str) -> Make:
             return Workload(op, (image, (image[0], image[1], 1, 1)), outputs=(image,))
         if how < 0.66:
             return _short_runs(op, rng)
+        if how < 0.7:
+            return _over_windows(op, rng)
         rows = sequence_shape(rng)
         if how < 0.8:
             return Workload(op, (rows, rows[-1:]), learned=(1,), outputs=(rows,))
@@ -55,6 +58,15 @@ def _short_runs(op: str, rng: Rng) -> Workload:
         shape = 1, int(rng.choice(TOKENS)), channels(rng, 4, 512), int(rng.integers(2, 17))
         if math.prod(shape) <= 500_000:
             other = (1, 1, shape[2], 1) if rng.random() < 0.5 else (*shape[:3], 1)
+            return Workload(op, (shape, other), outputs=(shape,))
+
+
+def _over_windows(op: str, rng: Rng) -> Workload:
+    """What all windows' scores have in common: where keys lie, or what a window's heads mask."""
+    while True:
+        shape = window_scores(rng)
+        other = (1, *shape[1:]) if rng.random() < 0.6 else (shape[0], 1, *shape[2:])
+        if math.prod(shape) <= 500_000 and other != shape:
             return Workload(op, (shape, other), outputs=(shape,))
 
 
@@ -106,9 +118,13 @@ def instance_normalisation(rng: Rng) -> Workload:
 
 def softmax(rng: Rng) -> Workload:
     """Over the keys of every query; now and then over an axis that is not the last."""
-    if rng.random() < 0.15:
+    how = rng.random()
+    if how < 0.15:
         return _softmax_over_classes(rng)
     while True:
+        if how < 0.4:
+            shape = window_scores(rng)
+            return Workload("Softmax", (shape,), {"axis": -1}, outputs=(shape,))
         batch, heads = batch_size(rng), int(rng.choice([1, 2, 3, 4, 6, 8, 12, 16, 64]))
         tokens = int(rng.choice(TOKENS))
         shape = (batch, heads, tokens, tokens)
@@ -134,6 +150,8 @@ def pool(op: str) -> Make:
         while True:
             if rng.random() < 0.15:
                 return _pool_along_time(op, rng)
+            if rng.random() < 0.1:
+                return _pool_of_lines(op, rng)
             image = image_shape(rng)
             window = int(rng.choice([2, 3, 3, 3, 5]))
             stride = int(rng.choice([1, 2, 2]))
@@ -149,6 +167,16 @@ def pool(op: str) -> Make:
             return Workload(op, (image,), attributes, outputs=((*image[:2], out, out),))
 
     return make
+
+
+def _pool_of_lines(op: str, rng: Rng) -> Workload:
+    """Half the rows and all the columns: text is read along a line."""
+    high, wide = 2 * int(rng.integers(1, 9)), int(rng.integers(16, 161))
+    shape = batch_size(rng) if wide < 64 else 1, channels(rng, 16, 512), high, wide
+    pad = int(rng.integers(0, 2))
+    attributes = {"kernel_shape": [2, 2], "strides": [2, 1], "pads": [0, pad, 0, pad]}
+    out = (*shape[:2], high // 2, wide + 2 * pad - 1)
+    return Workload(op, (shape,), attributes, outputs=(out,))
 
 
 def _pool_along_time(op: str, rng: Rng) -> Workload:

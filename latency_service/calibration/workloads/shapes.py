@@ -27,6 +27,8 @@ LARGE = 1 / 25
 _USUAL_ELEMENTS = 1_500_000
 SIZES = (4, 5, 6, 7, 8, 10, 12, 13, 14, 16, 20, 24, 28, 32, 40, 48, 56, 64, 80, 96, 112, 128, 160)
 TOKENS = (16, 32, 49, 50, 64, 96, 128, 144, 192, 196, 197, 256, 384, 512, 784, 1024)
+# Positions of the windows in which attention looks around.
+WINDOWS = (9, 16, 25, 36, 49, 64)
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,6 +99,20 @@ def sequence_shape(rng: Rng, most: int = 1_500_000) -> tuple[int, int, int]:
     while True:
         shape = (batch_size(rng), int(rng.choice(TOKENS)), channels(rng, 32, 3072))
         if math.prod(shape) <= most:
+            return shape
+
+
+def window_scores(rng: Rng) -> tuple[int, int, int, int]:
+    """(windows, heads, queries, keys) of attention within windows of 3x3 to 8x8 positions."""
+    while True:
+        tokens = int(rng.choice(WINDOWS))
+        shape = (
+            int(rng.choice([1, 4, 16, 49, 64])),
+            int(rng.choice([1, 2, 3, 4, 8])),
+            tokens,
+            tokens,
+        )
+        if math.prod(shape) <= 1_000_000:
             return shape
 
 
