@@ -29,7 +29,10 @@ _SETTLED = 4
 
 
 def core_cache_bytes(levels: Sequence[tuple[float, float]]) -> float:
-    """Bytes of the cache that a core has for itself: the last level before bandwidth falls."""
+    """Bytes of the cache that a core has for itself: the last level before bandwidth falls.
+
+    Some processors read the next cache as quickly (an EPYC's 16 MB no slower than its core's 1 MB).
+    """
     if not levels:
         return 0.0
     rates = [rate for _, rate in levels]
@@ -96,6 +99,8 @@ class Efficiency:
         near_bytes: footprint of a network half of whose code and data stay in a core's own cache,
             where families were measured between others; 0: nothing does.
         near_fixed: part of a kernel's fixed seconds that is left there.
+        own_bytes: of the cache that a core has for itself, as the system names it; 0 where it does
+            not, and bandwidths have to tell.
         kept_s: after which the last cache has lost half of what it held to others that share it; 0
             where nobody does, or nobody measured it.
         slower: logarithm by which whole networks of floating numbers said that these families are
@@ -117,6 +122,7 @@ class Efficiency:
     call_s: float = 0.0
     near_bytes: float = 0.0
     near_fixed: float = 0.0
+    own_bytes: float = 0.0
     kept_s: float = 0.0
     slower: float = 0.0
     launches_ahead: bool = False
@@ -172,7 +178,7 @@ class Efficiency:
     @property
     def core_bytes(self) -> float:
         """Of the cache that a core has for itself."""
-        return core_cache_bytes(self.levels)
+        return self.own_bytes or core_cache_bytes(self.levels)
 
     def kept_share(
         self,

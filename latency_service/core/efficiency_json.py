@@ -16,9 +16,9 @@ from latency_service.core.masks import CAUSES
 from latency_service.core.recurrent import PARTS
 
 _LATER = (
-    "alignment", "alone_s", "block", "cached_s_per_byte", "call_s", "kept_s", "launches_ahead",
-    "measured_cached", "near_bytes", "near_fixed", "nearby_s_per_byte", "packing", "panel", "parts",
-    "slow_runs", "slower", "way_flops",
+    "alignment", "alone_s", "block", "cached_bytes", "cached_rows", "cached_s_per_byte", "call_s",
+    "kept_s", "launches_ahead", "measured_cached", "near_bytes", "near_fixed", "nearby_s_per_byte",
+    "own_bytes", "packing", "panel", "parts", "slow_runs", "slower", "way_flops",
 )  # fmt: skip
 
 # What revisions hold that are older than `kept_s`.
@@ -90,7 +90,14 @@ def efficiency_from_json(document: Any, where: str) -> Efficiency:
         source=read.text(table.get("source", ""), "efficiency.source"),
         **{
             name: read.number(table.get(name, 0.0), f"efficiency.{name}", 0.0)
-            for name in ("alone_s", "call_s", "near_bytes", "near_fixed", "kept_s")
+            for name in (
+                "alone_s",
+                "call_s",
+                "near_bytes",
+                "near_fixed",
+                "own_bytes",
+                "kept_s",
+            )
         },
         slower=read.number(table.get("slower", 0.0), "efficiency.slower"),
         launches_ahead=read.flag(table.get("launches_ahead", False), "efficiency.launches_ahead"),
@@ -139,6 +146,8 @@ def _family(read: _Reader, document: Any, at: str) -> FamilyModel:
         cached_s_per_byte=read.number(
             row.get("cached_s_per_byte", 0.0), f"{at}.cached_s_per_byte", 0.0
         ),
+        cached_bytes=read.number(row.get("cached_bytes", 0.0), f"{at}.cached_bytes", 0.0),
+        cached_rows=read.number(row.get("cached_rows", 0.0), f"{at}.cached_rows", 0.0),
         measured_cached=read.flag(row.get("measured_cached", False), f"{at}.measured_cached"),
         nearby_s_per_byte=read.number(
             row.get("nearby_s_per_byte", 0.0), f"{at}.nearby_s_per_byte", 0.0

@@ -48,8 +48,11 @@ class FamilyModel:
         spread: standard deviation of log(measured / predicted) on samples left out of the fit.
         median_error: median of |predicted / measured - 1| on those.
         samples: how many measurements it rests on.
-        cached_s_per_byte: seconds that a kernel saves for every byte of constants that is still in
-            the last cache, where the others' come from memory.
+        cached_s_per_byte: seconds that a kernel with a single row saves for every byte of constants
+            that is still in the last cache, where the others' come from memory.
+        cached_bytes: most bytes of one kernel's constants that are; 0 where nothing limits them.
+        cached_rows: rows with which a kernel saves half of that, for it multiplies while it waits;
+            0 where any number of them saves as much.
         measured_cached: whether they were in the last cache where the samples were measured.
         nearby_s_per_byte: seconds that a kernel saves for every byte that it moves where its output
             lies in the core's own cache; less, the more of that cache it fills itself (`filling`).
@@ -77,6 +80,8 @@ class FamilyModel:
     median_error: float
     samples: int
     cached_s_per_byte: float = 0.0
+    cached_bytes: float = 0.0
+    cached_rows: float = 0.0
     measured_cached: bool = False
     nearby_s_per_byte: float = 0.0
     block: int = 0
@@ -161,6 +166,17 @@ class FamilyModel:
             return found
         flops = np.array(self.way_flops)
         return np.where(flops[found] > 0, found, self.way_flops.index(1.0))
+
+    def fetched_s(self, constants: FloatArray, rows: FloatArray | float) -> FloatArray:
+        """(...) seconds longer that kernels take whose constants come from memory.
+
+        Args:
+            constants: (...) bytes of them.
+            rows: (...) with which they are multiplied.
+        """
+        most = self.cached_bytes or np.inf
+        missing: FloatArray = self.cached_s_per_byte * np.minimum(constants, most)
+        return missing / (1.0 + rows / self.cached_rows) if self.cached_rows else missing
 
     def roofline_s(self, moved: FloatArray, done: FloatArray) -> FloatArray:
         """(...) seconds of the family's own roofline at (...) bytes and FLOPs."""

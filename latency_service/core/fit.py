@@ -15,7 +15,8 @@ from latency_service.core.family_fit import fit_family
 from latency_service.core.fit_settings import Settings, settings_of, unseen
 from latency_service.core.geometry import Dim, geometry, reorder_geometry
 from latency_service.core.sample import REORDERS, Sample, Workload, workload_graph
-from latency_service.core.savings import cached_s_per_byte, nearby_s_per_byte
+from latency_service.core.savings import fetching as fetching_of
+from latency_service.core.savings import kind_of, nearby_s_per_byte
 from latency_service.core.units import BYTES_PER_ELEMENT
 
 # With fewer samples, a form of an operator is charged like the operator's usual form.
@@ -66,9 +67,10 @@ def fit(samples: Sequence[Sample], settings: Settings) -> list[FamilyFit]:
         if contraction[name] and not settings_of(name.split()[1], settings).in_parts
     ]
     fetched = [position for name in fetching for position in found[name]]
+    kinds = [kind_of(name.split()[1]) for name in fetching for _ in found[name]]
     itemsizes = np.array([BYTES_PER_ELEMENT[s.workload.dtype] for s in samples])
     sizes = itemsizes * table[:, Dim.CONSTANT_ELEMENTS]
-    saved_s = cached_s_per_byte([samples[p] for p in fetched], sizes[fetched])
+    saved = fetching_of([samples[p] for p in fetched], kinds, table[fetched], sizes[fetched])
     fits = []
     for name, positions in sorted(found.items(), key=lambda item: (-len(item[1]), item[0])):
         usual = found.get(name.partition("/")[0], ())
@@ -76,9 +78,10 @@ def fit(samples: Sequence[Sample], settings: Settings) -> list[FamilyFit]:
             continue
         own, shapes = [samples[p] for p in positions], table[positions]
         itemsize = BYTES_PER_ELEMENT[name.split()[0]]
-        cached_s = saved_s if name in fetching else 0.0
+        cached_s = 0.0
         own_s = seconds[positions]
         if name in fetching:
+            cached_s = saved.s_per_byte.get(kind_of(name.split()[1]), 0.0)
             # small constants, too, stay in the last cache between two turns
             own_s = np.array([s.latency_s if s.cached_s is None else s.cached_s for s in own])
         model, residuals = fit_family(
@@ -95,6 +98,8 @@ def fit(samples: Sequence[Sample], settings: Settings) -> list[FamilyFit]:
         model = replace(
             model,
             cached_s_per_byte=cached_s,
+            cached_bytes=saved.most_bytes if cached_s else 0.0,
+            cached_rows=saved.rows if cached_s else 0.0,
             measured_cached=cached_s > 0.0,
             nearby_s_per_byte=nearby_s,
         )

@@ -125,14 +125,12 @@ class Predictor:
         slow = np.array([efficiency.slow_runs.get(cause, 0.0) for cause in CAUSES])
         self.per_element += kernels.slow_runs @ slow
         self._itemsizes = np.array([BYTES_PER_ELEMENT[dtype] for dtype in kernels.dtypes])
-        self.cached_s_per_byte, nearby = np.zeros((2, len(kernels.layers)))
+        nearby = np.zeros(len(kernels.layers))
         self.measured_cached = np.zeros(len(kernels.layers), dtype=bool)
         self.measured_part = np.ones(len(kernels.layers))
         for group in self.assigned:
             if group.model is not None:
                 rows = list(group.kernels)
-                if not efficiency.launches_ahead:
-                    self.cached_s_per_byte[rows] = group.model.cached_s_per_byte
                 self.measured_cached[rows] = group.model.measured_cached
                 nearby[rows] = group.model.nearby_s_per_byte
                 self.measured_part[rows] = group.model.measured_part(kernels.dims[rows])
@@ -241,7 +239,8 @@ class Predictor:
         kernels = self.kernels
         dims = self._dims(n_in, n_out)
         seconds = np.zeros(len(kernels.layers))
-        fixed, spread, busy_s = (np.zeros_like(seconds) for _ in range(3))
+        fixed, spread, busy_s, fetched_s = (np.zeros_like(seconds) for _ in range(4))
+        constants = self._constant_bytes(dims)
         near_part = np.ones_like(seconds)
         for group in self.assigned:
             rows = np.array(group.kernels, dtype=np.int64)
@@ -252,6 +251,8 @@ class Predictor:
             else:
                 seconds[rows] = self._like(group, dims[rows])
                 fixed[rows] = group.model.fixed_s
+                if not self.efficiency.launches_ahead:
+                    fetched_s[rows] = group.model.fetched_s(constants[rows], dims[rows, Dim.ROWS])
                 moved = moved_bytes(dims[rows], self._itemsize(group))
                 done = group.model.done(dims[rows])
                 busy_s[rows] = group.model.busy_s(moved, done)
@@ -262,18 +263,17 @@ class Predictor:
         seconds += self.per_element * dims[:, Dim.OUT_ELEMENTS] + self.efficiency.dispatch_s
         moved = moved_bytes(dims, 1.0) * self._itemsizes
         seconds = self.nearby(seconds, self.nearby_s_per_byte, moved)
-        seconds = np.where(self.in_rows, self.among_others(seconds, busy_s), seconds)
+        among_s = np.where(self.in_rows, self.among_others_s(seconds, busy_s), 0.0)
         live = alive[kernels.layers]
         runs = kernels.times * live
         called = self.call_s * live
-        fetched_s = self.cached_s_per_byte * self._constant_bytes(dims)
         cached = seconds - np.where(self.measured_cached, 0.0, fetched_s)
         saved_s = (1.0 - near_part) * cached
         if caches is None:
             in_all = float((cached * runs + called).sum()), float((fetched_s * runs).sum())
             caches = self._caches(dims, live, *in_all)
         kept, near = caches
-        seconds = cached + (1.0 - kept) * fetched_s - near * saved_s
+        seconds = cached + (1.0 - kept) * fetched_s - near * saved_s - kept * among_s
         fixed = np.minimum(fixed + self.efficiency.dispatch_s, 0.5 * seconds)
         return Structure(seconds * runs + called, fixed * runs + called, spread, dims, near, kept)
 
@@ -316,15 +316,17 @@ class Predictor:
         saved = each_s * filling(moved, self._core_bytes)
         return np.maximum(seconds - saved, _LEAST_SHARE * seconds)
 
-    def among_others(self, seconds: FloatArray, busy_s: FloatArray | float) -> FloatArray:
-        """(...) seconds of convolutions in a network, of (...) seconds on their own.
+    def among_others_s(self, seconds: FloatArray, busy_s: FloatArray | float) -> FloatArray:
+        """(...) seconds that convolutions of (...) seconds save among others like them.
+
+        In a network whose constants stay in the last cache; in others they wait as samples do.
 
         Args:
             busy_s: (...) that no cache saves.
         """
         left = np.maximum(_LEAST_SHARE * seconds, busy_s)
         less: FloatArray = np.clip(seconds - left, 0.0, self.efficiency.alone_s)
-        return seconds - less
+        return less
 
     def _constant_bytes(self, dims: FloatArray) -> FloatArray:
         """(P,) bytes of constants that each kernel reads at (P, D) dimensions."""

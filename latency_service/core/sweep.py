@@ -47,7 +47,8 @@ def totals_s(predictor: Predictor, counts: FloatArray) -> FloatArray:
     in_all = sweep.constants, sweep.total_s, sweep.fetched_s
     kept = predictor.efficiency.kept_share(*in_all)
     near = predictor.efficiency.near_share(sweep.constants, sweep.most)
-    return sweep.total_s + (1.0 - kept) * sweep.fetched_s - near * sweep.near_s
+    waits_s = (1.0 - kept) * sweep.fetched_s
+    return sweep.total_s + waits_s - near * sweep.near_s - kept * sweep.among_s
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,13 +81,14 @@ class _Sweep:
         fetched_s: (N,) seconds longer that it takes with all constants in memory.
         most: (N,) bytes of activations of the kernel with most of them.
         near_s: (N,) seconds that it would save with all of them in the nearer caches.
+        among_s: (N,) seconds that its convolutions save with all constants in the last cache.
     """
 
     def __init__(self, predictor: Predictor, counts: FloatArray) -> None:
         self.predictor = predictor
         self.counts = counts
         self.total_s, self.launched_s, self.constants = np.zeros((3, len(counts)))
-        self.fetched_s, self.most, self.near_s = np.zeros((3, len(counts)))
+        self.fetched_s, self.most, self.near_s, self.among_s = np.zeros((4, len(counts)))
         self._widths: dict[Share, _Widths] = {}
         self._factors: dict[object, _Factors] = {}
 
@@ -107,22 +109,24 @@ class _Sweep:
         if entries <= len(runs):
             ins = read.shares[:, None] if reads else np.ones((1, 1))
             outs = written.shares if writes else np.ones(1)
-            seconds = kernel.seconds(ins, outs, None if factors is None else factors.table())
+            table = kernel.seconds(ins, outs, None if factors is None else factors.table())
             at = (read.places if reads else 0, written.places if writes else 0)
             # what depends on no channels is one number
-            seconds = np.broadcast_to(seconds, (ins.shape[0], outs.shape[0]))[at]
+            whole = (ins.shape[0], outs.shape[0])
+            seconds, among_s = (np.broadcast_to(part, whole)[at] for part in table)
         else:
             correction = None
             if factors is not None:
                 small = factors.entries <= _ENTRIES_PER_ROW * len(runs)
                 find = factors.looked_up if small else factors.multiplied
                 correction = find(read.places, written.places)
-            seconds = kernel.seconds(read.of_rows, written.of_rows, correction)
+            seconds, among_s = kernel.seconds(read.of_rows, written.of_rows, correction)
+        self.among_s += among_s * runs
         constants: FloatArray | float = 0.0
         if kernel.has_constants:
             constants = kernel.constant_bytes(read.of_rows, written.of_rows)
             self.constants += constants * runs
-            fetched_s = kernel.cached_s_per_byte * constants
+            fetched_s = kernel.fetched_s(constants, read.of_rows, written.of_rows)
             self.fetched_s += fetched_s * runs
             if not predictor.measured_cached[position]:
                 seconds = seconds - fetched_s
@@ -190,7 +194,6 @@ class _Kernel:
         self.position = position
         self.dims, self.follows = kernels.dims[position], kernels.follows[position]
         self.itemsize = BYTES_PER_ELEMENT[kernels.dtypes[position]]
-        self.cached_s_per_byte = predictor.cached_s_per_byte[position]
         self.launch_s = float(predictor.launch_s[position])
         self.key = group.name, self.dims.tobytes(), self.follows.tobytes()
 
@@ -203,14 +206,22 @@ class _Kernel:
         """(...) bytes of constants at (...) shares."""
         return self.itemsize * self._sum((Dim.CONSTANT_ELEMENTS,), reads, writes)
 
+    def fetched_s(
+        self, constants: FloatArray, reads: FloatArray, writes: FloatArray
+    ) -> FloatArray | float:
+        """(...) seconds longer with (...) bytes of constants in memory, at (...) shares."""
+        if self.model is None or self.predictor.efficiency.launches_ahead:
+            return 0.0
+        return self.model.fetched_s(constants, self._sum((Dim.ROWS,), reads, writes))
+
     def moved_bytes(self, reads: FloatArray, writes: FloatArray) -> FloatArray:
         """(...) bytes read and written at (...) shares."""
         return self.itemsize * self._sum(MOVED, reads, writes)
 
     def seconds(
         self, reads: FloatArray, writes: FloatArray, correction: Table | None
-    ) -> FloatArray:
-        """(...) seconds at (...) shares; of one run."""
+    ) -> tuple[FloatArray, FloatArray | float]:
+        """(...) seconds at (...) shares, of one run, and how many of them it saves among others."""
         predictor = self.predictor
         moved = self.moved_bytes(reads, writes)
         done = self._done(reads, writes)
@@ -229,8 +240,8 @@ class _Kernel:
         if nearby_s:
             value = predictor.nearby(value, nearby_s, moved)
         if predictor.in_rows[self.position] and predictor.efficiency.alone_s:
-            return predictor.among_others(value, self.busy_s(reads, writes))
-        return value
+            return value, predictor.among_others_s(value, self.busy_s(reads, writes))
+        return value, 0.0
 
     def _base_s(self, moved: FloatArray, done: FloatArray) -> FloatArray:
         assert self.model is not None

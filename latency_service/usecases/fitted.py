@@ -60,8 +60,9 @@ def revision_profile(
     """
     how = source or f"latency-service calibrate: {measurement.runtime} on {_processor(measurement)}"
     levels = tuple((size, rate.value) for size, rate in measurement.levels)
+    own_bytes = _own_cache_bytes(measurement)
     settings = replace(
-        _settings(measurement.units, measurement.layout, levels),
+        _settings(measurement.units, measurement.layout, own_bytes or core_cache_bytes(levels)),
         resolution_s=measurement.resolution_s,
     )
     samples = at_one_pace(measurement.samples)
@@ -84,6 +85,7 @@ def revision_profile(
         shared_spread=math.hypot(SHARED_SPREAD, pace_spread(measurement.samples)),
         merged=merged_costs(samples),
         slow_runs=measurement.slow_runs,
+        own_bytes=own_bytes,
         kept_s=measurement.kept_s,
         layout=layout,
         source=f"{len(measurement.samples)} samples; {how}",
@@ -117,7 +119,7 @@ def refitted(profile: Profile, samples: Sequence[Sample]) -> tuple[Profile, list
         )
     units = max((model.units for model in before.families.values()), default=1)
     resolution_s = profile.device.facts.get(_RESOLUTION, {}).get("value")
-    settings = _settings(units, before.layout, before.levels)
+    settings = _settings(units, before.layout, before.core_bytes)
     if isinstance(resolution_s, int | float):
         settings = replace(settings, resolution_s=float(resolution_s))
     samples = at_one_pace(samples)
@@ -129,11 +131,19 @@ def refitted(profile: Profile, samples: Sequence[Sample]) -> tuple[Profile, list
     return _as_stored(replace(profile, efficiency=efficiency)), fits
 
 
-def _settings(
-    units: int, layout: Layout | None, levels: tuple[tuple[float, float], ...]
-) -> Settings:
+def _settings(units: int, layout: Layout | None, core_bytes: float) -> Settings:
     usual = gpu_settings(units) if units > 1 else Settings()
-    return replace(usual, layout=layout, core_bytes=core_cache_bytes(levels))
+    return replace(usual, layout=layout, core_bytes=core_bytes)
+
+
+def _own_cache_bytes(measurement: Measurement) -> float:
+    """Of the second of three caches, which processors give to each core; 0 with fewer.
+
+    With two, the last may be a core's or everybody's.
+    """
+    named = (measurement.environment.get("cpu") or {}).get("caches") or ()
+    sizes = {row["level"]: row["bytes"] for row in named if row["kind"] != "instruction"}
+    return float(sizes[2]) if measurement.units == 1 and {1, 2, 3} <= set(sizes) else 0.0
 
 
 def _as_stored(profile: Profile) -> Profile:

@@ -53,10 +53,12 @@ def test_an_efficiency_model_survives_json() -> None:
 
 def test_what_the_caches_save_survives_json() -> None:
     model = replace(MODEL, cached_s_per_byte=4e-11, measured_cached=True, nearby_s_per_byte=3e-11)
-    model = replace(model, panel=16, packing=43.0, way_flops=(7.0, 1.0, 3.0))
+    model = replace(
+        model, cached_bytes=8e6, cached_rows=64.0, panel=16, packing=43.0, way_flops=(7.0, 1.0, 3.0)
+    )
     whole = replace(
         EFFICIENCY, families={"float32 MatMul": model}, near_bytes=2e6, near_fixed=0.1, kept_s=6e-3,
-        slower=-0.02,
+        own_bytes=1e6, slower=-0.02,
     )  # fmt: skip
     document = json.loads(json.dumps(efficiency_to_json(whole)))
 

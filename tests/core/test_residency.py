@@ -13,8 +13,9 @@ from latency_service.core.fit import fit, sample_geometry
 from latency_service.core.fit_settings import Settings
 from latency_service.core.predict import Predictor
 from latency_service.core.sample import Sample, Workload, sample_from_json, sample_to_json
+from latency_service.core.savings import PRODUCTS, WINDOWS, kind_of
 from latency_service.core.sweep import totals_s
-from tests.core.dense import dense
+from tests.core.dense import dense, pointwise
 
 PLAIN = FamilyModel(1e-6, 1e9, 1e9, 1, (), (), (), (), 0.0, 0.1, 0.1, 50)
 LEVELS = ((2.0**20, 64e9), (2.0**22, 64e9), (2.0**24, 4e9))
@@ -47,6 +48,12 @@ class TestCacheSize:
         levels = tuple((2.0**size, rate * 1e9) for size, rate in ((20, 64), (22, 64), *beyond))
         found = replace(efficiency(0.0), levels=(*levels, (2.0**28, 4e9)))
         assert found.cache_bytes == pytest.approx(2.0 ** (last + 0.5))
+
+    def test_the_system_names_a_cores_own(self) -> None:
+        # both 4 MB and 1 MB are as fast; which one a core shares no bandwidth tells
+        found = efficiency(0.0)
+        assert found.core_bytes == 2.0**22
+        assert replace(found, own_bytes=2.0**20).core_bytes == 2.0**20
 
     def test_one_level_has_no_cache(self):
         assert replace(efficiency(0.0), levels=LEVELS[:1]).cache_bytes == 0.0
@@ -145,8 +152,95 @@ class TestPrediction:
         one_by_one = [model.at(row).seconds.sum() for row in counts]
         assert totals_s(model, counts) == pytest.approx(one_by_one, rel=1e-6)
 
+    def test_convolutions_save_among_others_what_is_kept(self) -> None:
+        # 11 us each, 3 us less where all of the network's constants are kept
+        rows = replace(PLAIN, fixed_s=11e-6, flops_per_s=1e15, bytes_per_s=1e15)
+        families = {"float32 Conv/pointwise": rows}
+        size = 4.0 * (13 * 17 + 17 * 7)
+        graph = pointwise(5, 13, 17, 7)
+        alone = Efficiency(families, 0.0, LEVELS, 8, 0.04)
+        model = replace(alone, alone_s=3e-6, kept_s=20e-6)
+        costs = cost_model(graph, efficiency=model)
+        (kept,) = model.kept_share(np.array([size]), 22e-6, 0.0)
+        assert 0.2 < kept < 0.8
+        expected = [11e-6 - kept * 3e-6] * 2
+        assert Predictor(costs, model).at(costs.sizes).seconds == pytest.approx(expected, rel=1e-5)
+        (total,) = totals_s(Predictor(costs, model), costs.sizes[None, :])
+        assert total == pytest.approx(sum(expected), rel=1e-5)
+        assert Predictor(costs, alone).at(costs.sizes).seconds == pytest.approx([11e-6] * 2, rel=1e-5)
+
+
+class TestFetched:
+    @pytest.mark.parametrize(
+        ("most", "half", "expected"),
+        [
+            (0.0, 0.0, [7e-8, 7e-8, 2.1e-7]),
+            (1500.0, 0.0, [7e-8, 7e-8, 1.05e-7]),
+            # one row waits 1 / (1 + 1/3), seven wait 1 / (1 + 7/3)
+            (0.0, 3.0, [5.25e-8, 2.1e-8, 1.575e-7]),
+            (1500.0, 3.0, [5.25e-8, 2.1e-8, 7.875e-8]),
+        ],
+    )
+    def test_by_hand(self, most: float, half: float, expected: list[float]) -> None:
+        model = replace(PLAIN, cached_s_per_byte=7e-11, cached_bytes=most, cached_rows=half)
+        found = model.fetched_s(np.array([1000.0, 1000.0, 3000.0]), np.array([1.0, 7.0, 1.0]))
+        assert found == pytest.approx(expected)
+
+    def test_one_kernel_and_many_structures_wait_alike(self) -> None:
+        rows = replace(PLAIN, cached_s_per_byte=1e-9, cached_bytes=3e4, cached_rows=5.0)
+        whole = Efficiency({"float32 Gemm": replace(rows, measured_cached=True)}, 0.0, LEVELS, 8, 0)
+        whole = replace(whole, kept_s=1e-9)  # nothing is kept
+        model = Predictor(cost_model(dense(3, 131, 97), efficiency=whole), whole)
+        moved = 4 * (3 * 131 + 3 * 97 + 131 * 97)
+        expected = 1e-6 + max(2 * 3 * 131 * 97, moved) / 1e9 + 1e-9 * 3e4 / (1 + 3 / 5)
+        (one,) = model.at(model.costs.sizes).seconds
+        assert one == pytest.approx(expected)
+        assert totals_s(model, model.costs.sizes[None, :]) == pytest.approx([expected])
+
 
 class TestFit:
+    @staticmethod
+    def products(count: int, each_s: float, most: float) -> list[Sample]:
+        """Of one row and of 64, which wait for `each_s` a byte, and 20 us for something else."""
+        found = []
+        for k in range(count):
+            rows, depth, cols = (1, 64)[k % 2], 509 + 41 * k, 607 + 61 * k
+            work = Workload(
+                "Gemm",
+                ((rows, depth), (cols, depth)),
+                {"transB": 1},
+                learned=(1,),
+                outputs=((rows, cols),),
+            )
+            cached_s = 2e-11 * rows * depth * cols + 1e-11 * depth * cols
+            waits_s = each_s * min(4.0 * depth * cols, most) / (1 + rows / 64)
+            found.append(Sample(work, cached_s + 2e-5 + waits_s, cached_s=cached_s))
+        return found
+
+    @pytest.mark.parametrize(("each_s", "most"), [(3.1e-11, 2.0**22), (8.3e-11, 2.0**23)])
+    def test_what_the_cache_holds_and_who_waits_are_found(self, each_s: float, most: float) -> None:
+        (family,) = fit(self.products(43, each_s, most), Settings())
+        found = family.model
+        assert (found.cached_bytes, found.cached_rows) == (most, 64.0)
+        assert found.cached_s_per_byte == pytest.approx(each_s, rel=0.05)
+
+    def test_where_any_number_of_bytes_is_held_nothing_limits_them(self) -> None:
+        (family,) = fit(self.products(43, 5e-11, np.inf), Settings())
+        assert family.model.cached_bytes == 0.0
+        assert family.model.cached_s_per_byte == pytest.approx(5e-11, rel=0.05)
+
+    @pytest.mark.parametrize(
+        ("family", "kind"),
+        [
+            ("Gemm", PRODUCTS), ("MatMul/learned", PRODUCTS), ("Conv/pointwise", PRODUCTS),
+            ("QLinearConv/dense", PRODUCTS), ("Conv/dense", WINDOWS), ("Conv/grouped", WINDOWS),
+        ],
+    )  # fmt: skip
+    def test_windows_read_their_weights_in_an_order_of_their_own(
+        self, family: str, kind: str
+    ) -> None:
+        assert kind_of(family) == kind
+
     @staticmethod
     def samples(count: int, cached: float | None) -> list[Sample]:
         found = []

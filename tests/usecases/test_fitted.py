@@ -75,6 +75,25 @@ def test_the_efficiency_holds_what_was_measured() -> None:
     assert plain.fusion is None
 
 
+@pytest.mark.parametrize(
+    ("levels", "expected"),
+    [((1, 2, 3), 2.0**20), ((1, 2), 0.0), ((), 0.0)],  # of two, the last may be everybody's
+)
+def test_the_second_of_three_caches_is_a_cores_own(levels: tuple[int, ...], expected: float):
+    caches = [
+        {"level": level, "kind": "unified", "bytes": 2 ** (10 * level), "shared_by": level}
+        for level in levels
+    ]
+    caches.append({"level": 2, "kind": "instruction", "bytes": 1, "shared_by": 1})
+    run = replace(measurement(), environment={"cpu": {"model": "Abacus 5", "caches": caches}})
+    profile, _ = revision_profile(DEVICE, SHEET, run)
+    assert profile.efficiency is not None
+    assert profile.efficiency.own_bytes == expected
+    other, _ = revision_profile(DEVICE, SHEET, replace(run, environment={}))
+    assert other.efficiency is not None
+    assert other.efficiency.own_bytes == 0.0
+
+
 def test_a_calibrated_profile_can_be_kept_as_json_and_as_toml() -> None:
     profile, _ = revision_profile(DEVICE, SHEET, measurement(noise="a drum"))
 
