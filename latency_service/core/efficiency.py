@@ -68,12 +68,15 @@ class Layout:
         alignment: convolutions over other multiples of input channels stay plain.
         converts: operators that are worth converting a plain input for.
         keeps: operators that run on blocked images where all their inputs are blocked.
+        turns: whether a reorder reads and writes images whose channels stand last, too, in place
+            of a transposition beside it.
     """
 
     block: int
     alignment: int
     converts: tuple[str, ...]
     keeps: tuple[str, ...]
+    turns: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,7 +18,7 @@ from latency_service.core.recurrent import PARTS
 _LATER = (
     "alignment", "alone_s", "block", "cached_bytes", "cached_rows", "cached_s_per_byte", "call_s",
     "kept_s", "launches_ahead", "measured_cached", "near_bytes", "near_fixed", "nearby_s_per_byte",
-    "own_bytes", "packing", "panel", "parts", "slow_runs", "slower", "way_flops",
+    "own_bytes", "packing", "panel", "parts", "slow_runs", "slower", "turns", "way_flops",
 )  # fmt: skip
 
 # What revisions hold that are older than `kept_s`.
@@ -112,6 +112,7 @@ def _layout(read: _Reader, document: Any) -> Layout:
         alignment=int(read.number(table.get("alignment"), "efficiency.layout.alignment", 1.0)),
         converts=read.texts(table.get("converts"), "efficiency.layout.converts"),
         keeps=read.texts(table.get("keeps"), "efficiency.layout.keeps"),
+        turns=read.flag(table.get("turns", False), "efficiency.layout.turns"),
     )
 
 

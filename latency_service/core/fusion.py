@@ -204,8 +204,10 @@ def _joins(
     nodes: Sequence[Node],
     placing: Placing | None,
 ) -> Chain | None:
-    """The chain that a layer continues, if the rules let it."""
-    op = node.layer.op
+    """The chain that a layer continues, if the rules let it.
+
+    Of several it is the one that is ready last, and may be merged into.
+    """
     candidates = [
         chain
         for tensor in node.inputs
@@ -217,11 +219,22 @@ def _joins(
     ]
     if not candidates or len(node.outputs) != 1:
         return None
-    # the operand that is ready last is the one that can still be merged
-    chain = max(candidates, key=lambda found: found.members[-1])
-    host = nodes[chain.host]
+    candidates.sort(key=lambda found: -found.members[-1])
+    return next((c for c in candidates if _continues(node, c, rules, steps, same, nodes)), None)
+
+
+def _continues(
+    node: Node,
+    chain: Chain,
+    rules: FusionRules,
+    steps: Steps,
+    same: SameChannels,
+    nodes: Sequence[Node],
+) -> bool:
+    """Whether the rules let a layer continue a chain whose end it reads."""
+    op, host = node.layer.op, nodes[chain.host]
     if host.frozen is not node.frozen:
-        return None
+        return False
     activations = [tensor for tensor in node.inputs if tensor is not None]
     folds = (
         op in rules.fold
@@ -238,15 +251,15 @@ def _joins(
         )
         step = step_name(node)
         if not host.op.contraction or step not in steps.get(held, ()):
-            return None
+            return False
         if not _knows_sizes(f"{held} {step}", node.outputs[0], rules):
-            return None
+            return False
     if host.frozen:
-        return chain
+        return True
     channels = [node.outputs[0].ids]
     channels += [
         node.in_ids[position]
         for position, tensor in enumerate(node.inputs)
         if tensor is not None and node.in_ids[position] is not None
     ]
-    return chain if all(same(host.outputs[0].ids, ids) for ids in channels) else None
+    return all(same(host.outputs[0].ids, ids) for ids in channels)

@@ -52,12 +52,13 @@ def find_kernels(
     runs_as = [_runs_as(node, chain) for node, chain in zip(nodes, chains, strict=True)]
     blocked = [False] * len(nodes)
     reorders: list[Reorder] = []
+    turned: set[int] = set()
     if layout is not None:
-        blocked, reorders = arrange(nodes, network.outputs, layout, host_of, runs_as)
+        blocked, reorders, turned = arrange(nodes, network.outputs, layout, host_of, runs_as)
     masks = Masks(nodes)
     table = _Table()
     for index, node in enumerate(nodes):
-        if free[index] or host_of[index] is not None or not node.outputs:
+        if free[index] or host_of[index] is not None or not node.outputs or index in turned:
             continue
         chain = chains[index]
         if chain is not None and chain.runs_as == NOTHING:

@@ -7,6 +7,7 @@ blocking, and which operators pass blocks on, is part of the calibrated profile.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Container, Sequence
 from typing import NamedTuple
 
@@ -23,6 +24,10 @@ TO_BLOCKS, FROM_BLOCKS = "ReorderInput", "ReorderOutput"
 _GLOBAL = frozenset({"GlobalAveragePool", "GlobalMaxPool"})
 # Operators of two operands, both of which must be blocked.
 _PAIRS = frozenset({"Add", "Mul", "Sum"})
+
+
+# Permutations of an image's axes.
+_CHANNELS_LAST, _CHANNELS_FIRST = [0, 2, 3, 1], [0, 3, 1, 2]
 
 
 class Reorder(NamedTuple):
@@ -44,10 +49,12 @@ class Arrangement(NamedTuple):
     Attributes:
         blocked: per layer, whether it runs on blocks.
         reorders: what that costs.
+        turned: transpositions that reorders do.
     """
 
     blocked: list[bool]
     reorders: list[Reorder]
+    turned: set[int]
 
 
 class Placing:
@@ -102,6 +109,7 @@ def arrange(
         runs_as: per layer the operator that the runtime runs in its place.
     """
     placing = Placing(layout)
+    turns = _Turns(nodes, outputs) if layout.turns else None
     writers: dict[int, int] = {}  # blocked tensors: who wrote them
     plain_copies: set[int] = set()
     blocked_copies: set[int] = set()
@@ -123,14 +131,61 @@ def arrange(
                 elif not known and host is None:
                     blocked_copies.add(id(tensor))
                     reorders.append(Reorder(index, TO_BLOCKS, tensor))
+                    if turns is not None:
+                        turns.into_blocks(tensor)
             payer = index if host is None else host
             writers.update((id(tensor), payer) for tensor in node.outputs)
+        elif host is None and turns is not None and turns.out_of_blocks(index, writers):
+            reorders.append(Reorder(index, FROM_BLOCKS, node.x))
         elif host is None:
             for tensor in inputs:
                 need_plain(tensor)
     for tensor in outputs:
         need_plain(tensor)
-    return Arrangement(placing.runs, reorders)
+    return Arrangement(placing.runs, reorders, set() if turns is None else turns.done)
+
+
+class _Turns:
+    """Transpositions beside reorders, which read and write channels that stand last as well.
+
+    Attributes:
+        done: those that a reorder does, by position.
+    """
+
+    def __init__(self, nodes: Sequence[Node], outputs: Sequence[Tensor]) -> None:
+        self.done: set[int] = set()
+        turning = [
+            (index, node)
+            for index, node in enumerate(nodes)
+            if node.layer.op == "Transpose" and node.outputs
+        ]
+        self._from_blocks = {
+            index: node for index, node in turning if node.integers("perm") == _CHANNELS_LAST
+        }
+        self._to_blocks = {
+            id(node.outputs[0]): index
+            for index, node in turning
+            if node.integers("perm") == _CHANNELS_FIRST
+        }
+        # of an image that others read, too, the transposition stays
+        readers = Counter([id(t) for node in nodes if self._to_blocks for t in node.inputs])
+        readers.update([id(tensor) for tensor in outputs])
+        self._to_blocks = {
+            tensor: index for tensor, index in self._to_blocks.items() if readers[tensor] == 1
+        }
+
+    def out_of_blocks(self, index: int, blocked: Container[int]) -> bool:
+        """Whether a layer turns an image that lies in blocks: it is a reorder then."""
+        node = self._from_blocks.get(index)
+        if node is None or id(node.x) not in blocked:
+            return False
+        self.done.add(index)
+        return True
+
+    def into_blocks(self, tensor: Tensor) -> None:
+        """A tensor goes into blocks, for the one layer that reads it or for several."""
+        if id(tensor) in self._to_blocks:
+            self.done.add(self._to_blocks[id(tensor)])
 
 
 def _reads_plain(node: Node, tensor: Tensor, layout: Layout) -> bool:

@@ -210,3 +210,79 @@ def test_rules_that_need_sizes_are_among_the_others(
     fusion, _ = rules
     assert {*fusion.static, *fusion.sized} < {*fusion.sequences, *fusion.patterns}
     assert not {*fusion.static} & {*fusion.sized}
+
+
+NHWC, NCHW = [0, 2, 3, 1], [0, 3, 1, 2]
+
+
+def normalised(*steps: str) -> bytes:
+    """Convolutions with what the steps say between them; "erf" makes a second output of it."""
+    nodes, now, inputs = [], "x", CHANNELS
+    constants = [noise((CHANNELS, inputs, 1, 1)), np.ones(CHANNELS, np.float32)]
+    outputs = []
+    for count, step in enumerate(steps):
+        out = f"t{count}"
+        if step == "conv":
+            nodes.append(helper.make_node("Conv", [now, "w0"], [out]))
+        elif step == "norm":
+            nodes.append(helper.make_node("LayerNormalization", [now, "w1", "w1"], [out]))
+        elif step in ("last", "first"):
+            perm = NHWC if step == "last" else NCHW
+            nodes.append(helper.make_node("Transpose", [now], [out], perm=perm))
+        else:
+            nodes.append(helper.make_node("Erf", [now], [out]))
+            outputs.append(out)
+            continue
+        now = out
+    tensors = [numpy_helper.from_array(value, f"w{k}") for k, value in enumerate(constants)]
+    feeds = {"x": np.zeros((1, CHANNELS, EDGE, EDGE), np.float32)}
+    return assemble(nodes, feeds, [now, *outputs], tensors, [])
+
+
+@pytest.mark.parametrize(
+    ("model", "transpositions"),
+    [
+        (normalised("conv", "last", "norm"), 0),
+        (normalised("conv", "erf", "last", "norm"), 0),
+        (normalised("conv", "last", "norm", "first", "conv"), 0),
+        (normalised("conv", "last", "erf", "norm", "first", "conv", "last", "norm"), 0),
+        # somebody else reads what goes into blocks
+        (normalised("conv", "last", "norm", "first", "erf", "conv"), 1),
+        (normalised("last", "norm", "first", "conv"), 1),
+    ],
+)
+def test_reorders_turn_images_whose_channels_stand_last(
+    model: bytes,
+    transpositions: int,
+    rules: tuple[FusionRules, Layout | None],
+    tmp_path: Path,
+) -> None:
+    left, families = both(model, rules, tmp_path)
+    ours = [family.partition("/")[0] for family in families]
+    assert ours.count("Transpose") == left.count("Transpose") == transpositions
+    for reorder in ("ReorderInput", "ReorderOutput"):
+        assert ours.count(reorder) == left.count(reorder)
+
+
+def plainly_added(after: str) -> bytes:
+    """The sum of a convolution and of another one behind an operator."""
+    weights = [noise((CHANNELS, CHANNELS, 1, 1), seed) for seed in range(3)]
+    nodes = [
+        helper.make_node("Conv", ["x", "w0"], ["a"]),
+        helper.make_node(after, ["a"], ["b"]),
+        helper.make_node("Conv", ["x", "w1"], ["c"]),
+        helper.make_node("Add", ["b", "c"], ["sum"]),
+        helper.make_node("Conv", ["sum", "w2"], ["y"]),
+    ]
+    return written(nodes, (1, CHANNELS, EDGE, EDGE), weights, [])
+
+
+@pytest.mark.parametrize(("after", "added"), [("Relu", 0), ("Erf", 1)])
+def test_a_plain_image_is_not_merged_into_a_convolution_on_blocks(
+    after: str, added: int, rules: tuple[FusionRules, Layout | None], tmp_path: Path
+) -> None:
+    left, families = both(plainly_added(after), rules, tmp_path)
+    ours = [family.partition("/")[0] for family in families]
+    for op, count in (("Add", added), ("ReorderInput", None), ("ReorderOutput", None)):
+        assert ours.count(op) == left.count(op)
+        assert count is None or left.count(op) == count

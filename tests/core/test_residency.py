@@ -167,7 +167,9 @@ class TestPrediction:
         assert Predictor(costs, model).at(costs.sizes).seconds == pytest.approx(expected, rel=1e-5)
         (total,) = totals_s(Predictor(costs, model), costs.sizes[None, :])
         assert total == pytest.approx(sum(expected), rel=1e-5)
-        assert Predictor(costs, alone).at(costs.sizes).seconds == pytest.approx([11e-6] * 2, rel=1e-5)
+        assert Predictor(costs, alone).at(costs.sizes).seconds == pytest.approx(
+            [11e-6] * 2, rel=1e-5
+        )
 
 
 class TestFetched:

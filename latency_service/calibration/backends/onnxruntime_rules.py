@@ -182,7 +182,7 @@ class _Asker:
         alignment = next((step for step in (1, 2, 4, 8, 16) if self._reorders(64 + step)), block)
         converts = tuple(op for op in _POOLS if self._converts(op))
         keeps = tuple(op for op in (*_ACTIVATIONS, *_POOLS, *_KEEPERS) if self._keeps(op))
-        return Layout(block, alignment, converts, keeps)
+        return Layout(block, alignment, converts, keeps, self._turns())
 
     def _reorders(self, channels: int) -> bool:
         net = _Net((1, channels, 8, 8))
@@ -198,6 +198,14 @@ class _Asker:
         # between other layers: what is fed to a network is converted for more operators
         left = self.ops(net, net.add(op, net.add("Neg", "x"), **_POOLS[op]))
         return any("Reorder" in name for name in left)
+
+    def _turns(self) -> bool:
+        """Whether no transposition is left between a normalisation and two convolutions."""
+        net = _Net((1, _CHANNELS, 8, 8))
+        last = net.add("Transpose", net.conv("x"), perm=[0, 2, 3, 1])
+        last = net.normalise("LayerNormalization", last, _CHANNELS)
+        left = self.ops(net, net.conv(net.add("Transpose", last, perm=[0, 3, 1, 2])))
+        return "Transpose" not in left
 
     def _keeps(self, op: str) -> bool:
         """Whether only the ends are reordered with the operator between two convolutions."""
