@@ -109,11 +109,12 @@ class _Sweep:
         if entries <= len(runs):
             ins = read.shares[:, None] if reads else np.ones((1, 1))
             outs = written.shares if writes else np.ones(1)
-            table = kernel.seconds(ins, outs, None if factors is None else factors.table())
+            table, saved = kernel.seconds(ins, outs, None if factors is None else factors.table())
             at = (read.places if reads else 0, written.places if writes else 0)
             # what depends on no channels is one number
             whole = (ins.shape[0], outs.shape[0])
-            seconds, among_s = (np.broadcast_to(part, whole)[at] for part in table)
+            seconds = np.broadcast_to(table, whole)[at]
+            among_s = saved if np.isscalar(saved) else np.broadcast_to(saved, whole)[at]
         else:
             correction = None
             if factors is not None:
@@ -121,7 +122,8 @@ class _Sweep:
                 find = factors.looked_up if small else factors.multiplied
                 correction = find(read.places, written.places)
             seconds, among_s = kernel.seconds(read.of_rows, written.of_rows, correction)
-        self.among_s += among_s * runs
+        if predictor.in_rows[position]:
+            self.among_s += among_s * runs
         constants: FloatArray | float = 0.0
         if kernel.has_constants:
             constants = kernel.constant_bytes(read.of_rows, written.of_rows)
