@@ -28,7 +28,7 @@ from latency_service.core.units import format_count
 from latency_service.usecases.whole_networks import in_networks
 
 # Standard deviation, in logarithms, of what all layers of a network err together at one pace.
-SHARED_SPREAD = 0.045
+SHARED_SPREAD = 0.055
 # Channels that hardware handles at once where nothing says otherwise.
 CHANNEL_STEP = 8
 _RESOLUTION, _ENVIRONMENT, NOISE = "clock_resolution_s", "environment", "noise"
