@@ -15,8 +15,7 @@ from latency_service.core.family_fit import fit_family
 from latency_service.core.fit_settings import Settings, settings_of, unseen
 from latency_service.core.geometry import Dim, geometry, reorder_geometry
 from latency_service.core.sample import REORDERS, Sample, Workload, workload_graph
-from latency_service.core.savings import fetching as fetching_of
-from latency_service.core.savings import kind_of, nearby_s_per_byte
+from latency_service.core.savings import fetching, kind_of, nearby_s_per_byte
 from latency_service.core.units import BYTES_PER_ELEMENT
 
 # With fewer samples, a form of an operator is charged like the operator's usual form.
@@ -61,16 +60,16 @@ def fit(samples: Sequence[Sample], settings: Settings) -> list[FamilyFit]:
         rows.append(dims)
     table = np.array(rows, dtype=np.float64).reshape(-1, len(Dim))
     seconds = np.array([sample.latency_s for sample in samples])
-    fetching = [
+    multiplying = [
         name
         for name in found
         if contraction[name] and not settings_of(name.split()[1], settings).in_parts
     ]
-    fetched = [position for name in fetching for position in found[name]]
-    kinds = [kind_of(name.split()[1]) for name in fetching for _ in found[name]]
+    fetched = [position for name in multiplying for position in found[name]]
+    kinds = [kind_of(name.split()[1]) for name in multiplying for _ in found[name]]
     itemsizes = np.array([BYTES_PER_ELEMENT[s.workload.dtype] for s in samples])
     sizes = itemsizes * table[:, Dim.CONSTANT_ELEMENTS]
-    saved = fetching_of([samples[p] for p in fetched], kinds, table[fetched], sizes[fetched])
+    saved = fetching([samples[p] for p in fetched], kinds, table[fetched], sizes[fetched])
     fits = []
     for name, positions in sorted(found.items(), key=lambda item: (-len(item[1]), item[0])):
         usual = found.get(name.partition("/")[0], ())
@@ -80,7 +79,7 @@ def fit(samples: Sequence[Sample], settings: Settings) -> list[FamilyFit]:
         itemsize = BYTES_PER_ELEMENT[name.split()[0]]
         cached_s = 0.0
         own_s = seconds[positions]
-        if name in fetching:
+        if name in multiplying:
             cached_s = saved.s_per_byte.get(kind_of(name.split()[1]), 0.0)
             # small constants, too, stay in the last cache between two turns
             own_s = np.array([s.latency_s if s.cached_s is None else s.cached_s for s in own])

@@ -183,7 +183,7 @@ class _Turns:
         return True
 
     def into_blocks(self, tensor: Tensor) -> None:
-        """A tensor goes into blocks, for the one layer that reads it or for several."""
+        """A tensor goes into blocks: where it was turned for that alone, the reorder turns it."""
         if id(tensor) in self._to_blocks:
             self.done.add(self._to_blocks[id(tensor)])
 

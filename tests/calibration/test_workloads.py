@@ -20,6 +20,7 @@ from latency_service.calibration.workloads.convolutions import (
     pointwise,
     spatial,
 )
+from latency_service.calibration.workloads.elementwise import pool
 from latency_service.calibration.workloads.products import recurrent
 from latency_service.calibration.workloads.shapes import (
     LARGE_IMAGE,
@@ -57,6 +58,16 @@ def test_a_family_draws_what_it_draws_without_the_others() -> None:
     ]
     assert len(favoured) > len(alone) > 3
     assert favoured[: len(alone)] == alone
+
+
+@pytest.mark.parametrize("op", ["MaxPool", "AveragePool"])
+def test_pools_stay_within_what_images_take(op: str) -> None:
+    make, rng = pool(op), np.random.default_rng(5)
+    drawn = [make(rng) for _ in range(2000)]
+    assert max(math.prod(work.inputs[0]) for work in drawn) <= LARGE_IMAGE
+    lines = [work for work in drawn if work.attributes["strides"] == [2, 1]]
+    assert len(lines) > 100
+    assert max(math.prod(work.inputs[0]) for work in lines) <= 1_500_000
 
 
 def test_few_images_are_larger_than_usual():

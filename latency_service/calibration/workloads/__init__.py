@@ -174,7 +174,7 @@ def draw(
         family.share * (favour or {}).get(family.make(np.random.default_rng(0)).op, 1.0)
         for family in families
     ]
-    dice = [np.random.default_rng([seed, zlib.crc32(f.name.encode())]) for f in families]
+    streams = [np.random.default_rng([seed, zlib.crc32(f.name.encode())]) for f in families]
     due = np.zeros(len(families))
     share = np.array(weight) / sum(weight)
     while True:
@@ -182,4 +182,4 @@ def draw(
         chosen = int(np.argmax(due))
         due[chosen] -= 1.0
         family = families[chosen]
-        yield family, replace(family.make(dice[chosen]), dtype=family.tensors or dtype)
+        yield family, replace(family.make(streams[chosen]), dtype=family.tensors or dtype)
