@@ -9,7 +9,7 @@ other sizes, take no part in the fit and show in the report what the result is w
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -19,7 +19,7 @@ from onnx import NodeProto, TensorProto, helper, numpy_helper
 
 from latency_service.calibration.backends import RunsNetworks
 from latency_service.calibration.backends.onnx_models import assemble, noise
-from latency_service.calibration.timing import faster_half
+from latency_service.calibration.timing import Reading, faster_half
 
 # What a call takes that computes next to nothing.
 NOTHING = "nothing"
@@ -273,20 +273,28 @@ class ReferenceRuns:
         # as samples: at the usual pace, but several threads are only ever held up
         self._share = 0.5 if backend.threads == 1 else 0.1
         self._sessions = {row.name: backend.network(*row.build()) for row in REFERENCES}
-        self._rounds: dict[str, list[float]] = {name: [] for name in self._sessions}
+        self._rounds: dict[str, list[Sequence[Reading]]] = {name: [] for name in self._sessions}
 
     def round(self) -> None:
-        """Run every network a few times: the mean of the faster half counts."""
+        """Run every network a few times."""
         for name, session in self._sessions.items():
             _run(session, _SETTLE)
             first = len(session.readings)
             _run(session, _RUNS)
-            undisturbed = self._clock.undisturbed(session.readings[first:])
-            self._rounds[name].append(faster_half([reading.wall_s for reading in undisturbed]))
+            self._rounds[name].append(session.readings[first:])
 
     def seconds(self) -> dict[str, float]:
-        """Median over rounds; of several threads the lowest tenth."""
-        return {name: float(np.quantile(s, self._share)) for name, s in self._rounds.items() if s}
+        """Median over rounds, of several threads the lowest tenth.
+
+        In each the mean of the faster half counts, of the runs that had the core to themselves: a
+        neighbour that stays on it makes every run of several rounds half as long again.
+        """
+        return {name: self._usual_s(rounds) for name, rounds in self._rounds.items() if rounds}
+
+    def _usual_s(self, rounds: Sequence[Sequence[Reading]]) -> float:
+        undisturbed = self._clock.undisturbed_rounds(rounds)
+        each = [faster_half([reading.wall_s for reading in part]) for part in undisturbed]
+        return float(np.quantile(each, self._share))
 
 
 def _run(session: Any, least: int) -> None:

@@ -110,7 +110,18 @@ class Clock:
         Where there are none the clean ones, and without those all.
         """
         clean = [reading for reading in readings if reading.clean]
-        return [reading for reading in clean if not self.shared(reading)] or clean or readings
+        return self._alone(clean) or clean or readings
+
+    def undisturbed_rounds(self, rounds: Sequence[Sequence[Reading]]) -> list[Sequence[Reading]]:
+        """The undisturbed readings of each round.
+
+        Rounds that were disturbed or shared from beginning to end are left out, unless all were.
+        """
+        alone = [self._alone([reading for reading in part if reading.clean]) for part in rounds]
+        return [part for part in alone if part] or [self.undisturbed(part) for part in rounds]
+
+    def _alone(self, readings: Sequence[Reading]) -> Sequence[Reading]:
+        return [reading for reading in readings if not self.shared(reading)]
 
     def _unshared(self, patience_s: float) -> float:
         """Wait until nothing shares the core, but not forever; what the last probe took."""

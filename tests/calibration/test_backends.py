@@ -215,6 +215,15 @@ def _constant(model: bytes, place: int) -> np.ndarray:
     return numpy_helper.to_array(found[f"w{place}_0"]).copy()
 
 
+def test_what_the_profile_adds_is_what_it_adds_on_a_core_of_its_own(
+    monkeypatch: pytest.MonkeyPatch,
+):
+    found = iter([4.1e-6, 1.9e-6, 3.5e-6, 1.7e-6, 1.8e-6, 3.6e-6, 2.0e-6, 3.2e-6, 2.1e-6, 9.9])
+    monkeypatch.setattr(OnnxRuntime, "_measure_added", lambda _: next(found))
+    backend = OnnxRuntime("CPUExecutionProvider", threads=1)
+    assert backend.added_s == backend.added_s == pytest.approx(1.9e-6)
+
+
 def test_a_power_with_a_number_is_a_square():
     # networks write nothing else, and runtimes have a kernel of its own for it
     work = Workload("Pow", ((5, 7), ()), learned=(1,), outputs=((5, 7),))

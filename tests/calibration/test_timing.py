@@ -177,6 +177,15 @@ def test_undisturbed_readings_are_clean_and_alone_then_clean_then_all(core: Core
     assert clock.undisturbed([late]) == [late]
 
 
+def test_rounds_without_an_undisturbed_reading_are_left_out_unless_all_are(core: Core):
+    clock = Clock()
+    first, second, shared = readings(clock, core, *[3e-6] * 4, *[5e-6] * 2)
+    late = Reading(7e-5, clean=False, probe_s=3e-6)
+    rounds = [[first, shared], [shared, late], [second, late]]
+    assert clock.undisturbed_rounds(rounds) == [[first], [second]]
+    assert clock.undisturbed_rounds([[late, shared], [late]]) == [[shared], [late]]
+
+
 def test_a_probe_takes_time():
     assert 0.0 < probe_s() < 1.0
 
