@@ -15,6 +15,7 @@ from enum import IntEnum
 
 from latency_service.core.node import Dims, Node
 from latency_service.core.ops.shapes.products import recurrent_sizes
+from latency_service.core.ops.shapes.reductions import reduced_axes
 from latency_service.core.units import FLOATING, RATE_DTYPE
 from latency_service.core.windows import windows
 
@@ -334,10 +335,18 @@ def _from_axis(node: Node) -> Inner:
 
 
 def _reduction(node: Node) -> Inner:
+    """Over the last axes; strided where those stay, and leading where no axis before them does.
+
+    onnxruntime adds whole rows up then: on one core of an EPYC an element takes 0.6 to 2.2 ns, with
+    two images in a batch 0.06 to 0.2.
+    """
     out, data = node.outputs[0].shape, node.x.shape
     ratio = node.x.size // max(math.prod(out), 1)
-    last = bool(data) and (not out or out[-1] != data[-1] or len(out) == 1 != len(data))
-    return ("" if last else "/strided"), ratio, 1
+    if bool(data) and (not out or out[-1] != data[-1] or len(out) == 1 != len(data)):
+        return "", ratio, 1
+    axes = [node.axis(default=0)] if node.layer.op in _OF_PLACES else reduced_axes(node)
+    first = min((axis for axis in axes if data[axis] > 1), default=0)
+    return ("/leading" if math.prod(data[:first]) == 1 else "/strided"), ratio, 1
 
 
 def _pool(node: Node) -> Inner:
@@ -414,10 +423,12 @@ def _gathered(node: Node) -> Inner:
 _PER_CHANNEL = frozenset({"PRelu"})
 # Of quantised tensors: no operands to walk along.
 _SETTINGS = frozenset({"scale", "zero_point"})
-_REDUCTIONS: Sequence[str] = (
+REDUCTIONS: Sequence[str] = (
     "ReduceL1", "ReduceL2", "ReduceLogSum", "ReduceLogSumExp", "ReduceMax", "ReduceMean",
     "ReduceMin", "ReduceProd", "ReduceSum", "ReduceSumSquare", "ArgMax", "ArgMin",
 )  # fmt: skip
+# They tell where, not what.
+_OF_PLACES = frozenset({"ArgMax", "ArgMin"})
 _INNER: dict[str, Callable[[Node], Inner]] = {
     "BatchNormalization": _per_channel,
     "InstanceNormalization": _per_channel,
@@ -430,7 +441,7 @@ _INNER: dict[str, Callable[[Node], Inner]] = {
     "Softmax": _axis,
     "LogSoftmax": _axis,
     "QLinearSoftmax": _axis,
-    **dict.fromkeys(_REDUCTIONS, _reduction),
+    **dict.fromkeys(REDUCTIONS, _reduction),
     **dict.fromkeys(("MaxPool", "AveragePool", "LpPool", "QLinearAveragePool"), _pool),
     **dict.fromkeys(
         ("GlobalAveragePool", "GlobalMaxPool", "QLinearGlobalAveragePool"), _global_pool

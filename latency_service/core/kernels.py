@@ -17,6 +17,7 @@ from latency_service.core.fusion import Chain, step_name
 from latency_service.core.geometry import (
     LINE,
     OTHER,
+    REDUCTIONS,
     VIEW,
     VIEWS,
     Dim,
@@ -242,6 +243,7 @@ _FINER = {
     **{f"{op}/first": f"{op}/dense" for op in ("Conv", "QLinearConv", "ConvInteger")},
     f"Conv/{LINE}": "Conv/dense",
     **{f"Conv/{kind}/{LINE}": f"Conv/{kind}" for kind in ("depthwise", "grouped")},
+    **{f"{op}/leading": f"{op}/strided" for op in REDUCTIONS},
 }  # fmt: skip
 
 

@@ -53,3 +53,24 @@ def test_a_convolution_along_one_axis_may_read_its_weights() -> None:
     assert costs.kernels is not None
     (assigned,) = assign(costs.kernels, efficiency)
     assert assigned.name == "float32 Conv/pointwise"
+
+
+@pytest.mark.parametrize(
+    ("op", "measured", "chosen", "exact"),
+    [
+        ("ReduceMean", ("ReduceMean", "ReduceMean/leading"), "ReduceMean/leading", True),
+        ("ReduceMean", ("ReduceMean", "ReduceMean/strided"), "ReduceMean/strided", True),
+        ("ReduceMean", ("ReduceMean", "ReduceSum/leading"), "ReduceMean", False),
+        ("ReduceL2", ("ReduceSum", "ReduceSum/leading"), "ReduceSum/leading", False),
+    ],
+)
+def test_reductions_over_leading_axes(
+    op: str, measured: tuple[str, ...], chosen: str, exact: bool
+) -> None:
+    work = Workload(op, ((1, 31, 97),), {"axes": [1], "keepdims": 1}, outputs=((1, 1, 97),))
+    models = {f"float32 {name}": MODEL for name in measured}
+    efficiency = Efficiency(models, 0.0, ((2.0**30, 1e9),), 8, 0.04)
+    costs = cost_model(workload_graph(work), efficiency=efficiency)
+    assert costs.kernels is not None
+    (assigned,) = assign(costs.kernels, efficiency)
+    assert (assigned.name, assigned.exact) == (f"float32 {chosen}", exact)

@@ -58,6 +58,42 @@ def test_softmax(axis: int, expected: tuple[str, float]) -> None:
 
 
 @pytest.mark.parametrize(
+    ("shape", "axes", "expected"),
+    [
+        ((2, 3, 5, 7), [-1], ("ReduceMean", 7)),
+        ((2, 3, 5, 7), [2, 3], ("ReduceMean", 35)),
+        ((2, 3, 5, 7), [1], ("ReduceMean/strided", 3)),
+        ((2, 3, 5, 7), [1, 2], ("ReduceMean/strided", 15)),
+        ((2, 3, 5, 7), [0, 2], ("ReduceMean/leading", 10)),
+        # no axis before those that go has more than one position
+        ((2, 3, 5, 7), [0], ("ReduceMean/leading", 2)),
+        ((1, 3, 5, 7), [1, 2], ("ReduceMean/leading", 15)),
+        ((1, 3, 5, 7), [0, 2], ("ReduceMean/strided", 5)),
+        ((2, 3, 1, 7), [2], ("ReduceMean/leading", 1)),
+        ((2, 3, 5, 7), [0, 1, 2, 3], ("ReduceMean", 210)),
+    ],
+)
+@pytest.mark.parametrize("keep", [0, 1])
+def test_reductions(
+    shape: tuple[int, ...], axes: list[int], keep: int, expected: tuple[str, float]
+) -> None:
+    gone = {axis % len(shape) for axis in axes}
+    out = tuple(1 if a in gone else n for a, n in enumerate(shape) if keep or a not in gone)
+    work = Workload("ReduceMean", (shape,), {"axes": axes, "keepdims": keep}, outputs=(out,))
+    assert family(work) == expected
+
+
+@pytest.mark.parametrize(
+    ("axis", "expected"),
+    [(0, "ArgMax/leading"), (1, "ArgMax/strided"), (2, "ArgMax/strided"), (3, "ArgMax")],
+)
+def test_places_of_the_largest(axis: int, expected: str) -> None:
+    shape = (2, 3, 5, 7)
+    out = tuple(1 if a == axis else n for a, n in enumerate(shape))
+    assert family(Workload("ArgMax", (shape,), {"axis": axis}, outputs=(out,)))[0] == expected
+
+
+@pytest.mark.parametrize(
     ("other", "expected"),
     [
         ((2, 3, 5, 7), ("Mul", 210)),

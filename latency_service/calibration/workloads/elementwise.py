@@ -196,13 +196,13 @@ def global_pool(rng: Rng) -> Workload:
 
 
 def reduction(op: str) -> Make:
-    """Over the last axis of a sequence, or over the positions of an image."""
+    """Over the last axis of a sequence, its tokens, or the positions of an image."""
 
     def make(rng: Rng) -> Workload:
         if rng.random() < 0.45:
             rows = sequence_shape(rng)
             return Workload(op, (rows,), {"axes": [-1], "keepdims": 1}, outputs=((*rows[:-1], 1),))
-        if rng.random() < 0.55:  # over tokens: strided
+        if rng.random() < 0.6:  # whole rows are added up
             rows = sequence_shape(rng)
             out: tuple[int, ...] = (rows[0], 1, rows[2])
             return Workload(op, (rows,), {"axes": [1], "keepdims": 1}, outputs=(out,))
