@@ -308,6 +308,7 @@ class _Builder:
             [row.fused_into for row in rows],
             [row.chain for row in rows],
             self.efficiency.layout,
+            self.efficiency.families,
         )
 
     def _groups(self, part: Partition, whole: dict[int, int]) -> tuple[Group, ...]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from latency_service.core.efficiency import Layout
-from latency_service.core.geometry import LINE, RECURRENT
+from latency_service.core.geometry import COMPUTED, LINE, RECURRENT
 from latency_service.core.ops import OPS
 
 # Columns that onnxruntime computes at once (MlasSgemmCopyPackB in mlas/lib/sgemm.cpp packs the
@@ -49,13 +49,14 @@ _PRODUCTS = frozenset({"Gemm", "MatMul"})
 def settings_of(family: str, settings: Settings) -> Settings:
     """The settings of one family: on a GPU all but convolutions need more still.
 
-    Only convolutions over images run on blocks of channels; those along one axis are products of
-    matrices, but for depthwise ones. The libraries for products of matrices choose among
-    dozens of kernels: with 384 points errors on samples left out are a quarter larger. The other
-    families are cheap to learn from more samples.
+    Only convolutions over images whose weights are there beforehand run on blocks of channels; the
+    others, and those along one axis, are products of matrices, but for depthwise ones. The
+    libraries for products of matrices choose among dozens of kernels: with 384 points errors on
+    samples left out are a quarter larger. The other families are cheap to
+    learn from more samples.
     """
     op = family.partition("/")[0]
-    if family.endswith(LINE) and settings.layout is not None:
+    if family.endswith((LINE, COMPUTED)) and settings.layout is not None:
         whole = "depthwise" not in family
         settings = replace(settings, layout=None, panel=_PANEL if whole else 0)
     if op != "Conv":

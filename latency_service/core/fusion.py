@@ -109,7 +109,7 @@ def _patterned(
     taken: dict[int, tuple[int, str]] = {}
     if not rules.patterns:
         return taken
-    wiring = Wiring(nodes, outputs)
+    wiring = Wiring(nodes, outputs, frozenset(rules.patterns))
     for name, find in PATTERNS.items():
         if name not in rules.patterns:
             continue

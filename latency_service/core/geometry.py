@@ -67,7 +67,7 @@ RECURRENT = frozenset({"LSTM", "GRU", "RNN", "DynamicQuantizeLSTM"})
 # Their first input says nothing of what they write: indices of a learned table, codes, conditions.
 _AS_WRITTEN = frozenset({"DequantizeLinear", "Gather", "OneHot", "Where"})
 # They read floating numbers, and multiply them with learned integers, a quarter as large.
-_INTEGER_WEIGHTS, _INTEGER_SIZE = frozenset({"DynamicQuantizeLSTM", "DynamicQuantizeMatMul"}), 0.25
+INTEGER_WEIGHTS, _INTEGER_SIZE = frozenset({"DynamicQuantizeLSTM", "DynamicQuantizeMatMul"}), 0.25
 # They touch as much of their input as they write.
 _PICKS = frozenset({"Gather", "GatherElements", "GatherND", "Slice"})
 _CONVOLUTIONS = frozenset({"Conv", "FusedConv", "QLinearConv", "ConvInteger"})
@@ -78,11 +78,14 @@ VIEWS, VIEW = frozenset({"Reshape", "Flatten", "Squeeze", "Unsqueeze"}), "Reshap
 # Ends the family of a convolution along one axis. onnxruntime stores images of two in blocks of
 # channels; what has one axis it runs as a product of matrices.
 LINE = "line"
+# Ends the family of a convolution whose weights another kernel has just written: they can be
+# neither packed nor put into blocks before it runs.
+COMPUTED = "computed"
 
 
 def constant_size(op: str) -> float:
     """Size of an operator's learned elements, in those of its activations."""
-    return _INTEGER_SIZE if op in _INTEGER_WEIGHTS else 1.0
+    return _INTEGER_SIZE if op in INTEGER_WEIGHTS else 1.0
 
 
 def kernel_dtype(node: Node) -> str:
@@ -174,7 +177,18 @@ def _convolution(node: Node) -> Row:
         inside=math.prod(window.inside for window in along),
         clear=along[-1].clear,
     )
-    return f"{op}/{kind}", dims, DENSE if group == 1 else GROUPED
+    family = f"{op}/{kind}"
+    if weight is None:
+        family = computed_form(family)
+    return family, dims, DENSE if group == 1 else GROUPED
+
+
+def computed_form(family: str) -> str:
+    """The family of the same contraction with weights that another kernel has just written."""
+    op, _, kind = family.partition("/")
+    if op == "Conv" and not kind.endswith(LINE):
+        return f"{op}/{'dense' if kind == 'first' else kind}/{COMPUTED}"
+    return "MatMul/activations" if op in ("Gemm", "MatMul") else family
 
 
 def _transposed(node: Node) -> Row:

@@ -12,9 +12,17 @@ import numpy as np
 
 from latency_service.core.bind import Network
 from latency_service.core.costs import Kernels
+from latency_service.core.dequantised import (
+    DEQUANTISING,
+    by_computed_weights,
+    dequantised,
+    dequantising,
+    multiplies_computed,
+)
 from latency_service.core.efficiency import Layout
 from latency_service.core.fusion import Chain, step_name
 from latency_service.core.geometry import (
+    COMPUTED,
     LINE,
     OTHER,
     REDUCTIONS,
@@ -40,6 +48,7 @@ def find_kernels(
     host_of: Sequence[int | None],
     chains: Sequence[Chain | None],
     layout: Layout | None,
+    measured: Container[str],
 ) -> Kernels:
     """The kernels of a bound network.
 
@@ -48,6 +57,8 @@ def find_kernels(
         host_of: per layer the one that it is merged into.
         chains: per layer the chain that it hosts.
         layout: of the runtime; None where it keeps one.
+        measured: families, "dtype family"; learned integers are numbers already where the kernel
+            that dequantises them is none of these.
     """
     nodes = network.nodes
     runs_as = [_runs_as(node, chain) for node, chain in zip(nodes, chains, strict=True)]
@@ -57,6 +68,7 @@ def find_kernels(
     if layout is not None:
         blocked, reorders, turned = arrange(nodes, network.outputs, layout, host_of, runs_as)
     masks = Masks(nodes)
+    readers = _readers_of_numbers(nodes, chains, host_of)
     table = _Table()
     for index, node in enumerate(nodes):
         if free[index] or host_of[index] is not None or not node.outputs or index in turned:
@@ -65,14 +77,38 @@ def find_kernels(
         if chain is not None and chain.runs_as == NOTHING:
             continue
         row = geometry(node) if chain is None else _merged(node, chain, nodes)
+        members = [node] if chain is None else [nodes[member] for member in chain.members]
+        dtype = _dtype(node, chain)
+        if not _on_integers(chain) and f"{dtype} {DEQUANTISING}" in measured:
+            for parameter in dequantised(members):
+                table.add(index, dequantising(parameter), "", dtype, node)
+            if node.parameters and multiplies_computed(node):
+                row = by_computed_weights(row)
         suffix = "/blocked" if blocked[index] and not node.op.contraction else ""
         merges = "" if chain is None else _merges(chain, nodes)
-        members = [node] if chain is None else [nodes[member] for member in chain.members]
         slow = masks.slow_runs(members)
-        table.add(index, row, suffix, _dtype(node, chain), node, merges, slow)
+        if node.layer.op == DEQUANTISING and chain is None:
+            # each layer that reads numbers has them dequantised for itself
+            for _ in range(1, readers.get(id(node.outputs[0]), 1)):
+                table.add(index, row, suffix, dtype, node, merges, slow)
+        table.add(index, row, suffix, dtype, node, merges, slow)
     for reorder in reorders:
         table.add_reorder(reorder, nodes[reorder.layer])
     return table.finish()
+
+
+def _readers_of_numbers(
+    nodes: Sequence[Node], chains: Sequence[Chain | None], host_of: Sequence[int | None]
+) -> dict[int, int]:
+    """By tensor, how many layers read it that do not run on the integers behind it."""
+    readers: dict[int, int] = {}
+    for index, node in enumerate(nodes):
+        host = host_of[index]
+        chain = chains[index if host is None else host]
+        if chain is None or chain.runs_as not in INTEGER_FORMS:
+            for tensor in node.inputs:
+                readers[id(tensor)] = readers.get(id(tensor), 0) + 1
+    return readers
 
 
 def executed_views(nodes: Sequence[Node], measured: Container[str]) -> Iterator[int]:
@@ -104,9 +140,11 @@ def _runs_as(node: Node, chain: Chain | None) -> str:
     return f"{chain.runs_as} on {_dtype(node, chain)}" if _on_integers(chain) else chain.runs_as
 
 
-def _on_integers(chain: Chain) -> bool:
+def _on_integers(chain: Chain | None) -> bool:
     """Whether a chain is there for the sake of 8-bit arithmetic."""
-    return chain.end.dtype in ("int8", "uint8")
+    return chain is not None and (
+        chain.runs_as in INTEGER_FORMS or chain.end.dtype in ("int8", "uint8")
+    )
 
 
 def _dtype(node: Node, chain: Chain | None) -> str:
@@ -244,6 +282,10 @@ _FINER = {
     f"Conv/{LINE}": "Conv/dense",
     **{f"Conv/{kind}/{LINE}": f"Conv/{kind}" for kind in ("depthwise", "grouped")},
     **{f"{op}/leading": f"{op}/strided" for op in REDUCTIONS},
+    **{
+        f"Conv/{kind}/{COMPUTED}": f"Conv/{kind}"
+        for kind in ("pointwise", "dense", "depthwise", "grouped")
+    },
 }  # fmt: skip
 
 

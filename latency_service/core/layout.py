@@ -12,6 +12,7 @@ from collections.abc import Container, Sequence
 from typing import NamedTuple
 
 from latency_service.core.blocks import runs_on_blocks
+from latency_service.core.dequantised import multiplies_computed
 from latency_service.core.efficiency import Layout
 from latency_service.core.node import Node, Tensor
 from latency_service.core.ops import Traffic
@@ -202,6 +203,8 @@ def _runs_blocked(
     if inputs[0].dtype not in FLOATING:
         return False
     if op == "Conv":
+        if multiplies_computed(node):
+            return False
         group, filters = node.integer("group", 1), node.outputs[0].shape[1]
         inputs_each = inputs[0].shape[1] // group
         return runs_on_blocks(group, inputs_each, filters, layout.block, layout.alignment)

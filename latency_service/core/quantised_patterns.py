@@ -32,6 +32,13 @@ INTEGER_FORMS = frozenset(
     {*_ON_INTEGERS.values(), "MatMulIntegerToFloat", "DynamicQuantizeMatMul", "QuantizeLinear"}
 )
 _INTEGERS = frozenset({"int8", "uint8"})
+# What a runtime does with signed activations: it runs on them as on unsigned ones, or it makes
+# those unsigned that one layer alone reads.
+SIGNED, SIGNED_ONCE = "quantised-signed", "quantised-signed-once"
+# They compare what they read first with what they write, whatever they multiply it with.
+_PRODUCTS = frozenset({"Conv", "MatMul", "Gemm"})
+# Products whose unsigned kernels alone the runtime has; with signed numbers it stays with floats.
+_UNSIGNED_ONLY = frozenset({"Conv", "MatMul"})
 
 
 class _Group(NamedTuple):
@@ -72,6 +79,9 @@ def quantised(wiring: Wiring) -> Iterator[Match]:
     for index, node in enumerate(nodes):
         if node.layer.op == "QuantizeLinear" and index not in writers and node.outputs:
             gone = vanishing(node.outputs[0])
+            # rounding to unsigned numbers clamps anyway
+            clamp = wiring.source(node.inputs[0], *_CLAMPS) if node.inputs else None
+            gone += [] if clamp is None else [clamp]
             if gone:
                 members = sorted([index, *gone])
                 yield Match(tuple(members), index, "QuantizeLinear", node.outputs[0])
@@ -85,7 +95,7 @@ def _on_integers(wiring: Wiring, index: int, node: Node) -> _Group | None:
         return None
     if not all(wiring.written_by(tensor, "DequantizeLinear") for tensor in sources):
         return None
-    kernels = [p for p in node.parameters if p.role == "weight"]
+    kernels = [p for p in node.parameters if p.role in ("weight", "state")]
     if any(parameter.dtype not in _INTEGERS for parameter in kernels):
         return None
     members, end = [index], node.outputs[0]
@@ -96,7 +106,48 @@ def _on_integers(wiring: Wiring, index: int, node: Node) -> _Group | None:
     rounded = wiring.only_reader(end, "QuantizeLinear")
     if rounded is None:
         return None
-    return _Group([*members, rounded], nodes[rounded].outputs[0], runs_as)
+    written = nodes[rounded].outputs[0]
+    compared = sources[:1] if op in _PRODUCTS else sources
+    forms = {_form(wiring, _integers_behind(wiring, tensor)) for tensor in compared}
+    forms.add(_form(wiring, written))
+    if op not in _PRODUCTS:
+        signed = "uint8" if SIGNED in wiring.recognised else "int8"
+        forms |= {signed if p.dtype == "int8" else p.dtype or "float32" for p in kernels}
+    if len(forms) > 1 or not forms <= _INTEGERS or (op in _UNSIGNED_ONLY and "int8" in forms):
+        return None
+    return _Group([*members, rounded], written, runs_as)
+
+
+def _integers_behind(wiring: Wiring, numbers: Tensor) -> Tensor | None:
+    """What a DequantizeLinear reads to write these."""
+    inputs = wiring.nodes[wiring.writer[id(numbers)]].inputs
+    return inputs[0] if inputs else None
+
+
+def _form(wiring: Wiring, integers: Tensor | None) -> str:
+    """The dtype in which the runtime keeps quantised activations.
+
+    onnxruntime, where signed kernels are slow, makes those unsigned that a single layer reads
+    (core/optimizer/qdq_transformer/qdq_s8_to_u8.cc).
+    """
+    if integers is None:
+        return "int8"
+    if integers.dtype != "int8" or SIGNED in wiring.recognised:
+        return "uint8" if integers.dtype == "int8" else integers.dtype
+    alone = SIGNED_ONCE in wiring.recognised and _readers(wiring, integers) == 1
+    return "uint8" if alone and wiring.written_by(integers, "QuantizeLinear") else "int8"
+
+
+def _readers(wiring: Wiring, integers: Tensor) -> int:
+    """How many layers read integers, those behind a DequantizeLinear counted one by one."""
+    count = int(id(integers) in wiring.returned)
+    for reader in wiring.readers.get(id(integers), []):
+        node = wiring.nodes[reader]
+        if node.layer.op != "DequantizeLinear" or not node.outputs:
+            return 2
+        numbers = id(node.outputs[0])
+        count += len(wiring.readers.get(numbers, [])) + (numbers in wiring.returned)
+    return count
 
 
 def dynamic_product(wiring: Wiring) -> Iterator[Match]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Container, Iterator, Sequence
 from typing import NamedTuple
 
 from latency_service.core.node import Node, Tensor
@@ -25,10 +25,17 @@ class Match(NamedTuple):
 
 
 class Wiring:
-    """Who writes and who reads each tensor."""
+    """Who writes and who reads each tensor.
 
-    def __init__(self, nodes: Sequence[Node], outputs: Sequence[Tensor]) -> None:
+    Args:
+        recognised: what else is known of the runtime (`FusionRules.patterns`).
+    """
+
+    def __init__(
+        self, nodes: Sequence[Node], outputs: Sequence[Tensor], recognised: Container[str] = ()
+    ) -> None:
         self.nodes = nodes
+        self.recognised = recognised
         self.writer: dict[int, int] = {}
         self.readers: dict[int, list[int]] = {}
         self.returned = {id(tensor) for tensor in outputs}

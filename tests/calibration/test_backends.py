@@ -31,6 +31,7 @@ from latency_service.calibration.backends.onnxruntime_backend import OnnxRuntime
 from latency_service.calibration.workloads import FAMILIES, draw, merged_workloads
 from latency_service.core.errors import CalibrationError, MissingExtraError, OptionError
 from latency_service.core.patterns import PATTERNS
+from latency_service.core.quantised_patterns import SIGNED, SIGNED_ONCE
 from latency_service.core.sample import Workload
 from tests.contracts.calibration_backend import WORKLOADS, CalibrationBackendContract
 
@@ -81,7 +82,8 @@ class TestOnnxRuntime(CalibrationBackendContract):
     def test_patterns_and_layout_are_those_of_the_optimised_graph(self, backend: Backend):
         fusion, layout = backend.discover("float32")
         # x times the inverse of a root, as TensorFlow's exporter writes it, stays as it is
-        assert {"gelu-divided", "swish"} <= set(fusion.patterns) <= set(PATTERNS) - {"gelu"}
+        assert {"gelu-divided", "swish"} <= set(fusion.patterns)
+        assert set(fusion.patterns) <= {*PATTERNS, SIGNED, SIGNED_ONCE} - {"gelu"}
         assert {"Conv Relu", "Conv Add Relu"} <= set(fusion.sequences)
         if layout is None:
             pytest.skip("this processor's kernels keep one layout")

@@ -6,18 +6,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnx
-import onnxruntime
 import pytest
 from onnx import helper, numpy_helper
 
 from latency_service.calibration.backends.onnx_models import assemble, noise
 from latency_service.calibration.backends.onnxruntime_rules import discover
-from latency_service.core.binding import Binding
-from latency_service.core.costing import cost_model
-from latency_service.core.efficiency import Efficiency, Layout
+from latency_service.core.efficiency import Layout
 from latency_service.core.profile import FusionRules
-from latency_service.ingest import read_network
+from tests.calibration.optimised import both, written
 
 CHANNELS, EDGE, TOKENS = 32, 8, 5
 
@@ -51,13 +47,6 @@ def dense(named: list[int]) -> bytes:
     return written(nodes, (1, TOKENS, CHANNELS), constants, named)
 
 
-def written(
-    nodes: list[Any], shape: tuple[int, ...], constants: list[Any], named: list[int]
-) -> bytes:
-    tensors = [numpy_helper.from_array(value, f"w{k}") for k, value in enumerate(constants)]
-    return assemble(nodes, {"x": np.zeros(shape, np.float32)}, ["y"], tensors, named)
-
-
 def biased(op: str, shape: tuple[int, ...]) -> bytes:
     """A constant behind a convolution, before an activation and another convolution."""
     weights = [noise((CHANNELS, CHANNELS, 1, 1), seed) for seed in range(2)]
@@ -69,29 +58,6 @@ def biased(op: str, shape: tuple[int, ...]) -> bytes:
     ]
     constants = [*weights, np.abs(noise(shape)) + 1]
     return written(nodes, (1, CHANNELS, EDGE, EDGE), constants, [])
-
-
-def both(
-    model: bytes, rules: tuple[FusionRules, Layout | None], folder: Path
-) -> tuple[list[str], tuple[str, ...]]:
-    """(operators that onnxruntime leaves, families of the kernels that we say it runs)."""
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 4
-    options.optimized_model_filepath = str(folder / "optimised.onnx")
-    onnxruntime.InferenceSession(model, options)
-    left = [node.op_type for node in onnx.load(str(folder / "optimised.onnx")).graph.node]
-    graph = read_network(model)
-    fusion, layout = rules
-    if layout is None and "Conv" in left:
-        pytest.skip("this processor's kernels keep one layout")
-    kernels = cost_model(
-        graph,
-        Binding(dims=dict.fromkeys(graph.symbols, EDGE)),
-        fusion=fusion,
-        efficiency=Efficiency({}, 0.0, ((2.0**30, 1e9),), 8, 0.04, layout=layout),
-    ).kernels
-    assert kernels is not None
-    return left, kernels.families
 
 
 @pytest.mark.parametrize(

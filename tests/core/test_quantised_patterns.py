@@ -174,3 +174,81 @@ def test_a_softmax_between_conversions_runs_on_integers() -> None:
         ("q0", "float32 QuantizeLinear"),
         ("softmax", "int8 QLinearSoftmax/strided"),
     ]
+
+
+SIGNED = "int8"
+
+
+def signed(rows: list[Row]) -> list[Row]:
+    """The same network on signed activations."""
+    for row in rows:
+        for out in row["outputs"]:
+            if out.get("dtype") == "uint8":
+                out["dtype"] = SIGNED
+    return rows
+
+
+def families(layers: list[Row], rules: Sequence[str], *outputs: str) -> list[str]:
+    graph = {"inputs": [{"name": "x", "shape": [1, CHANNELS, HEIGHT, WIDTH]}], "layers": layers,
+             "outputs": list(outputs)}  # fmt: skip
+    found = cost_model(
+        graph_from_json(graph), fusion=FusionRules(patterns=("quantised", *rules)),
+        efficiency=EFFICIENCY,
+    ).kernels  # fmt: skip
+    assert found is not None
+    return [family for family in found.families if "uantizeLinear" not in family]
+
+
+def one_reader() -> list[Row]:
+    return [to_integers("q0", "x"), to_numbers("d0", "q0"), conv("conv", "d0"),
+            to_integers("q1", "conv"), to_numbers("end", "q1")]  # fmt: skip
+
+
+def two_readers() -> list[Row]:
+    return [to_integers("q0", "x"), to_numbers("d0", "q0"),
+            conv("a", "d0"), to_integers("q1", "a"), to_numbers("end", "q1"),
+            conv("b", "d0"), to_integers("q2", "b"), to_numbers("more", "q2")]  # fmt: skip
+
+
+def test_signed_activations_run_on_integers_where_the_runtime_says_so() -> None:
+    plain, whole = "Conv/pointwise", "QLinearConv/pointwise"
+    assert families(one_reader(), (), "end") == [whole]
+    assert families(signed(one_reader()), (), "end") == [plain]
+    assert families(signed(one_reader()), ("quantised-signed-once",), "end") == [whole]
+    both = signed(two_readers())
+    assert families(both, ("quantised-signed-once",), "end", "more") == [plain, plain]
+    assert families(both, ("quantised-signed",), "end", "more") == [whole, whole]
+
+
+def test_sixteen_bits_are_no_eight() -> None:
+    rows = one_reader()
+    for row in rows:
+        for out in row["outputs"]:
+            out.update({"dtype": "uint16"} if "dtype" in out else {})
+    assert families(rows, ("quantised-signed",), "end") == ["Conv/pointwise"]
+
+
+def test_an_addition_runs_on_integers_only_with_integers_of_one_sign() -> None:
+    def added(dtype: str) -> list[str]:
+        add = layer("add", "Add", "d0", parameters=[
+            {"role": "weight", "shape": [CHANNELS, 1, 1], "dtype": dtype}])  # fmt: skip
+        rows = [to_integers("q0", "x"), to_numbers("d0", "q0"), add,
+                to_integers("q1", "add"), to_numbers("end", "q1")]  # fmt: skip
+        return families(rows, (), "end")
+
+    assert added("uint8") == ["QLinearAdd/broadcast"]
+    assert added("int8") == ["Add/broadcast"]
+
+
+def test_rounding_clamps() -> None:
+    rows = [layer("relu", "Relu", "x"), to_integers("q0", "relu"), to_numbers("end", "q0")]
+    assert [family for _, family in sorted(kernels(costed(rows, (7, 11), "end")))] == [
+        "float32 DequantizeLinear", "float32 QuantizeLinear",
+    ]  # fmt: skip
+
+
+def test_numbers_are_dequantised_for_each_layer_that_reads_them() -> None:
+    rows = [to_integers("q0", "x"), to_numbers("d0", "q0"),
+            *(layer(name, "Erf", "d0") for name in ("a", "b", "c"))]  # fmt: skip
+    found = kernels(costed(rows, (7, 11), "a", "b", "c"))
+    assert found.count(("d0", "float32 DequantizeLinear")) == 3

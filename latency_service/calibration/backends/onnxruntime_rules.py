@@ -20,6 +20,7 @@ from latency_service.calibration.backends.onnx_models import assemble, noise
 from latency_service.calibration.backends.onnxruntime_process import share_threads
 from latency_service.core.efficiency import Layout
 from latency_service.core.profile import FusionRules
+from latency_service.core.quantised_patterns import SIGNED, SIGNED_ONCE
 
 _CHANNELS = 64
 _ACTIVATIONS = ("Relu", "Clip", "LeakyRelu", "Sigmoid", "Tanh", "HardSigmoid", "HardSwish", "Elu",
@@ -294,14 +295,28 @@ def _layer_normalisation() -> tuple[_Net, tuple[str, ...], str]:
     return net, (net.add("Add", scaled, net.constant(np.ones(_CHANNELS, np.float32))),), "Sqrt"
 
 
-def _quantised() -> tuple[_Net, tuple[str, ...], str]:
+def _quantised(
+    dtype: type[np.integer[Any]] = np.uint8, readers: int = 1
+) -> tuple[_Net, tuple[str, ...], str]:
+    """Activations of a dtype, and how many convolutions read them."""
     net = _Net((1, _CHANNELS, 8, 8))
-    scale, zero = net.scalar(0.02), net.constant(np.uint8(0))
+    scale, zero = net.scalar(0.02), net.constant(dtype(0))
     whole, none = net.constant(np.ones((_CHANNELS, _CHANNELS, 1, 1), np.int8)), np.int8(0)
     x = net.add("DequantizeLinear", net.add("QuantizeLinear", "x", scale, zero), scale, zero)
-    weight = net.add("DequantizeLinear", whole, scale, net.constant(none))
-    y = net.add("QuantizeLinear", net.add("Conv", x, weight), scale, zero)
-    return net, (net.add("DequantizeLinear", y, scale, zero),), "Conv"
+    ends = []
+    for _ in range(readers):
+        weight = net.add("DequantizeLinear", whole, scale, net.constant(none))
+        y = net.add("QuantizeLinear", net.add("Conv", x, weight), scale, zero)
+        ends.append(net.add("DequantizeLinear", y, scale, zero))
+    return net, tuple(ends), "Conv"
+
+
+def _signed() -> tuple[_Net, tuple[str, ...], str]:
+    return _quantised(np.int8, readers=2)
+
+
+def _signed_once() -> tuple[_Net, tuple[str, ...], str]:
+    return _quantised(np.int8)
 
 
 def _dynamic_product() -> tuple[_Net, tuple[str, ...], str]:
@@ -315,6 +330,8 @@ def _dynamic_product() -> tuple[_Net, tuple[str, ...], str]:
 
 _PATTERNS = {
     "quantised": _quantised,
+    SIGNED: _signed,
+    SIGNED_ONCE: _signed_once,
     "dynamic-product": _dynamic_product,
     "layer-normalisation": _layer_normalisation,
     "gelu": _gelu,

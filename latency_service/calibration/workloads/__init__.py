@@ -16,6 +16,7 @@ from dataclasses import replace
 import numpy as np
 
 from latency_service.calibration.workloads.convolutions import (
+    computed,
     depthwise,
     first,
     grouped,
@@ -73,6 +74,7 @@ FAMILIES: tuple[Family, ...] = (
     Family("depthwise convolution", depthwise, 11),
     Family("grouped convolution", grouped, 9),
     Family("convolution along time", one_dimension, 9),
+    Family("convolution with computed weights", computed, 5),
     Family("transposed convolution", transposed_convolution, 3),
     Family("dense layer", gemm, 13),
     Family("product with a learned matrix", learned_product, 6),

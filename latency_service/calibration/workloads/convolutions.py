@@ -172,6 +172,12 @@ def grouped(rng: Rng) -> Workload:
     return _convolution(rng, (3, 3), 2 if rng.random() < 0.25 else 1, "grouped")
 
 
+def computed(rng: Rng) -> Workload:
+    """Of any kind, with weights that another kernel writes: those stored as integers are."""
+    make = (pointwise, pointwise, spatial, spatial, spatial, depthwise, grouped)[rng.integers(7)]
+    return replace(make(rng), learned=(2,))
+
+
 def one_dimension(rng: Rng) -> Workload:
     """A convolution along time; now and then the first one, over the samples of a sound."""
     while True:

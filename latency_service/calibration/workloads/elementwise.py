@@ -6,6 +6,7 @@ import math
 from typing import Any
 
 from latency_service.calibration.workloads.shapes import (
+    LARGE_IMAGE,
     TOKENS,
     Make,
     Rng,
@@ -44,6 +45,8 @@ def binary(op: str) -> Make:
             return _short_runs(op, rng)
         if how < 0.7:
             return _over_windows(op, rng)
+        if how < 0.73:
+            return _all_pairs(op, rng)
         rows = sequence_shape(rng)
         if how < 0.8:
             return Workload(op, (rows, rows[-1:]), learned=(1,), outputs=(rows,))
@@ -68,6 +71,15 @@ def _over_windows(op: str, rng: Rng) -> Workload:
         other = (1, *shape[1:]) if rng.random() < 0.6 else (shape[0], 1, *shape[2:])
         if math.prod(shape) <= 500_000 and other != shape:
             return Workload(op, (shape, other), outputs=(shape,))
+
+
+def _all_pairs(op: str, rng: Rng) -> Workload:
+    """Every token with every other, channel by channel: both operands are small."""
+    while True:
+        tokens, width = int(rng.choice(TOKENS)), channels(rng, 16, 768)
+        shape = 1, tokens, tokens, width
+        if math.prod(shape) <= LARGE_IMAGE:
+            return Workload(op, ((1, tokens, 1, width), (1, 1, tokens, width)), outputs=(shape,))
 
 
 def batch_normalisation(rng: Rng) -> Workload:

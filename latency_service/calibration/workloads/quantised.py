@@ -6,6 +6,7 @@ unsigned and weights signed, the pairing that runtimes are fastest with and advi
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 from latency_service.calibration.workloads.convolutions import (
@@ -28,6 +29,7 @@ from latency_service.calibration.workloads.shapes import (
     Make,
     Rng,
     any_shape,
+    channels,
     image_shape,
 )
 from latency_service.core.sample import Dims, Workload
@@ -49,16 +51,33 @@ def convolution(make: Make) -> Make:
     return quantised
 
 
-def dynamic_convolution(rng: Rng) -> Workload:
-    """A convolution whose input was quantised a moment ago."""
-    work = spatial(rng)
-    inputs = (*work.inputs[:2], _SCALAR, _SCALAR)
-    return Workload("ConvInteger", inputs, work.attributes, "int8", (1, 2, 3), work.outputs)
+def dynamic_convolution(make: Make, most_products: float = 5e7) -> Make:
+    """A convolution whose input was quantised a moment ago.
+
+    Args:
+        most_products: of a workload; runtimes take up to a hundred times as long for one as in a
+            convolution that was quantised ahead.
+    """
+
+    def quantised(rng: Rng) -> Workload:
+        while True:
+            work = make(rng)
+            if math.prod(work.outputs[0]) * math.prod(work.inputs[1][1:]) <= most_products:
+                break
+        inputs = (*work.inputs[:2], _SCALAR, _SCALAR)
+        return Workload("ConvInteger", inputs, work.attributes, "int8", (1, 2, 3), work.outputs)
+
+    return quantised
 
 
 def _matrices(rng: Rng) -> tuple[Dims, Dims, tuple[Dims, ...]]:
     """Tokens, or the few rows of a classifier, a learned matrix, and what results."""
-    if rng.random() < 0.3:
+    how = rng.random()
+    if how < 0.08:  # a score of every pair of tokens: quantising takes longer than multiplying
+        rows, depth = int(rng.choice([784, 2048, 4096, 8192])), channels(rng, 64, 768)
+        cols = int(rng.integers(1, 17))
+        return (1, rows, depth), (depth, cols), ((1, rows, cols),)
+    if how < 0.35:
         work = gemm(rng)
         a, matrix = work.inputs[0], work.inputs[1]
         return a, (matrix[1], matrix[0]), work.outputs
@@ -187,7 +206,11 @@ QUANTISED: tuple[Family, ...] = (
     _family("first convolution", convolution(first), 3),
     _family("depthwise convolution", convolution(depthwise), 9),
     _family("grouped convolution", convolution(grouped), 3),
-    _family("convolution after dynamic quantisation", dynamic_convolution, 4),
+    _family("convolution after dynamic quantisation", dynamic_convolution(spatial), 3),
+    _family("pointwise one after dynamic quantisation", dynamic_convolution(pointwise), 2.5),
+    _family("depthwise one after dynamic quantisation", dynamic_convolution(depthwise, 4e6), 1.5),
+    _family("grouped one after dynamic quantisation", dynamic_convolution(grouped), 0.7),
+    _family("first one after dynamic quantisation", dynamic_convolution(first), 1),
     _family("product", product, 6),
     _family("product of activations", attention_product, 2),
     _family("product after dynamic quantisation", dynamic_product("MatMulInteger", 2), 6),
