@@ -158,7 +158,8 @@ class _Builder:
             # inside an If, Loop or Scan every cost is a constant of all its runs
             frozen = host.node.frozen
             ids = None if frozen else host.node.outputs[0].ids
-            after, constant = merged.end.bytes, 0.0
+            after = merged.end.bytes + sum(tensor.bytes for tensor in merged.others)
+            constant = 0.0
             for extra, amount in merged.extras:
                 if extra is None:
                     constant += amount
@@ -307,8 +308,8 @@ class _Builder:
             [row.free for row in rows],
             [row.fused_into for row in rows],
             [row.chain for row in rows],
-            self.efficiency.layout,
-            self.efficiency.families,
+            self.efficiency,
+            self.fusion,
         )
 
     def _groups(self, part: Partition, whole: dict[int, int]) -> tuple[Group, ...]:

@@ -30,6 +30,7 @@ class Chain:
         end: the tensor that the chain writes.
         extras: activations that later members read besides the chain itself.
         runs_as: the operator that takes the members' place; None: the host's own; "": nothing.
+        others: further tensors that it writes.
     """
 
     members: list[int]
@@ -37,6 +38,7 @@ class Chain:
     end: Tensor
     extras: list[tuple[IdArray | None, float]] = field(default_factory=list)
     runs_as: str | None = None
+    others: tuple[Tensor, ...] = ()
 
 
 SameChannels = Callable[[IdArray | None, IdArray | None], bool]
@@ -125,12 +127,18 @@ def _patterned(
                 not taken.keys().isdisjoint(match.members)
                 or not _knows_sizes(name, match.end, rules)
                 or any(member.frozen is not host.frozen for member in members)
-                or not (host.frozen or all(same(host.outputs[0].ids, ids) for ids in held))
+                or not (
+                    host.frozen
+                    or match.others
+                    or all(same(host.outputs[0].ids, ids) for ids in held)
+                )
             ):
                 continue
             runs_as = host.layer.op if match.runs_as is None else match.runs_as
             taken.update(dict.fromkeys(match.members, (match.host, runs_as)))
-            chain = Chain(list(match.members), match.host, match.end, [], match.runs_as)
+            chain = Chain(
+                list(match.members), match.host, match.end, [], match.runs_as, match.others
+            )
             merged[match.host].append(chain)
     return taken
 

@@ -129,6 +129,21 @@ def reorder_geometry(shape: Dims) -> Geometry:
     return tuple(values)
 
 
+def turned_geometry(shape: Dims, to_last: bool) -> tuple[str, Geometry]:
+    """(family, dimensions) of turning an image (N, C, H, W) so that channels stand last, or back.
+
+    Args:
+        to_last: whether they stand last afterwards; (N, H, W, C) is turned otherwise.
+    """
+    values = [1.0] * len(Dim)
+    elements = float(math.prod(shape))
+    values[Dim.IN_ELEMENTS] = values[Dim.OUT_ELEMENTS] = values[Dim.ROWS] = elements
+    values[Dim.CONSTANT_ELEMENTS] = values[Dim.EXTRA_ELEMENTS] = values[Dim.WORK] = 0.0
+    values[Dim.WIDTH] = float(shape[1] if to_last else shape[-1])
+    values[Dim.IMAGES] = float(shape[0])
+    return "Transpose/last", tuple(values)
+
+
 def _row(node: Node, **dims: float) -> Geometry:
     """Dimensions by name, 1 where not given; element counts are the tensors'."""
     values = [1.0] * len(Dim)

@@ -11,6 +11,13 @@ from collections.abc import Container, Iterator, Sequence
 import numpy as np
 
 from latency_service.core.bind import Network
+from latency_service.core.channels_last import (
+    CHANNELS_LAST,
+    NOTHING_LAST,
+    Turn,
+    arrange_last,
+    with_channels_last,
+)
 from latency_service.core.costs import Kernels
 from latency_service.core.dequantised import (
     DEQUANTISING,
@@ -19,7 +26,7 @@ from latency_service.core.dequantised import (
     dequantising,
     multiplies_computed,
 )
-from latency_service.core.efficiency import Layout
+from latency_service.core.efficiency import Efficiency
 from latency_service.core.fusion import Chain, step_name
 from latency_service.core.geometry import (
     COMPUTED,
@@ -35,11 +42,14 @@ from latency_service.core.geometry import (
     geometry,
     kernel_dtype,
     reorder_geometry,
+    turned_geometry,
 )
 from latency_service.core.layout import Reorder, arrange
 from latency_service.core.masks import CAUSES, NONE_SLOW, Masks
 from latency_service.core.node import Node
+from latency_service.core.profile import FusionRules
 from latency_service.core.quantised_patterns import INTEGER_FORMS, NOTHING
+from latency_service.core.units import RATE_DTYPE
 
 
 def find_kernels(
@@ -47,8 +57,8 @@ def find_kernels(
     free: Sequence[bool],
     host_of: Sequence[int | None],
     chains: Sequence[Chain | None],
-    layout: Layout | None,
-    measured: Container[str],
+    efficiency: Efficiency,
+    rules: FusionRules | None,
 ) -> Kernels:
     """The kernels of a bound network.
 
@@ -56,27 +66,34 @@ def find_kernels(
         free: per layer, whether it costs nothing.
         host_of: per layer the one that it is merged into.
         chains: per layer the chain that it hosts.
-        layout: of the runtime; None where it keeps one.
-        measured: families, "dtype family"; learned integers are numbers already where the kernel
-            that dequantises them is none of these.
+        efficiency: of the device; learned integers are numbers already, and views cost nothing,
+            where it has not measured the kernels that they would need.
+        rules: of the runtime.
     """
-    nodes = network.nodes
+    nodes, layout, measured = network.nodes, efficiency.layout, efficiency.families
     runs_as = [_runs_as(node, chain) for node, chain in zip(nodes, chains, strict=True)]
     blocked = [False] * len(nodes)
     reorders: list[Reorder] = []
     turned: set[int] = set()
     if layout is not None:
         blocked, reorders, turned = arrange(nodes, network.outputs, layout, host_of, runs_as)
+    images = NOTHING_LAST
+    if rules is not None and CHANNELS_LAST in rules.patterns:
+        images = arrange_last(nodes, network.outputs, host_of, chains)
     masks = Masks(nodes)
     readers = _readers_of_numbers(nodes, chains, host_of)
     table = _Table()
     for index, node in enumerate(nodes):
-        if free[index] or host_of[index] is not None or not node.outputs or index in turned:
+        if free[index] or host_of[index] is not None or not node.outputs:
+            continue
+        if index in turned or index in images.gone:
             continue
         chain = chains[index]
         if chain is not None and chain.runs_as == NOTHING:
-            continue
+            chain = None  # a view of integers is one of their bytes
         row = geometry(node) if chain is None else _merged(node, chain, nodes)
+        if index in images.last:
+            row = with_channels_last(row, node)
         members = [node] if chain is None else [nodes[member] for member in chain.members]
         dtype = _dtype(node, chain)
         if not _on_integers(chain) and f"{dtype} {DEQUANTISING}" in measured:
@@ -94,6 +111,8 @@ def find_kernels(
         table.add(index, row, suffix, dtype, node, merges, slow)
     for reorder in reorders:
         table.add_reorder(reorder, nodes[reorder.layer])
+    for turn in images.turns:
+        table.add_turn(turn, nodes[turn.layer])
     return table.finish()
 
 
@@ -200,7 +219,7 @@ def _merged(node: Node, chain: Chain, nodes: Sequence[Node]) -> Row:
     elif chain.runs_as == "MatMul":
         turned = any(nodes[index].layer.op == "Transpose" for index in chain.members)
         family = "MatMul/transposed" if turned else family
-    values[Dim.OUT_ELEMENTS] = float(chain.end.size)
+    values[Dim.OUT_ELEMENTS] = float(chain.end.size + sum(other.size for other in chain.others))
     values[Dim.CONSTANT_ELEMENTS] *= constant_size(runs_as) / constant_size(node.layer.op)
     for index in chain.members:
         if index == chain.host:
@@ -259,6 +278,12 @@ class _Table:
         """A tensor that changes its layout."""
         row = reorder.kind, reorder_geometry(reorder.tensor.shape), OTHER
         self.add(reorder.layer, row, "", kernel_dtype(node), node)
+
+    def add_turn(self, turn: Turn, node: Node) -> None:
+        """A quantised image whose channels go behind its positions, or back."""
+        dtype = turn.tensor.dtype
+        row = *turned_geometry(turn.tensor.shape, turn.to_last), OTHER
+        self.add(turn.layer, row, "", RATE_DTYPE.get(dtype, dtype), node)
 
     def finish(self) -> Kernels:
         """The table as arrays."""

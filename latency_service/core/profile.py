@@ -112,7 +112,8 @@ class FusionRules:
             merges an addition and then a ReLU; "Add/learned" is one with a learned operand,
             "Add/number" one with a number.
         patterns: groups that run as one operator, by their names in latency_service/core/patterns,
-            and what the runtime does with signed activations (core/quantised_patterns.py).
+            and what the runtime does with signed activations (core/quantised_patterns.py) and
+            with quantised images (core/channels_last.py).
         views: operators that return a view of what they read, and move nothing.
         static: sequences and patterns that are merged only where the model names no dimension.
         sized: those that are where it names none but the first one, the batch.

@@ -21,7 +21,7 @@ _ON_INTEGERS = {
     "LeakyRelu": "QLinearLeakyRelu", "Concat": "QLinearConcat", "Softmax": "QLinearSoftmax",
     "AveragePool": "QLinearAveragePool", "GlobalAveragePool": "QLinearGlobalAveragePool",
     "MaxPool": "MaxPool", "Transpose": "Transpose", "Resize": "Resize",
-    "DepthToSpace": "DepthToSpace",
+    "DepthToSpace": "DepthToSpace", "Split": "Split", "Slice": "Slice", "Gather": "Gather",
 }  # fmt: skip
 
 # What runs in place of operators that vanish.
@@ -42,10 +42,10 @@ _UNSIGNED_ONLY = frozenset({"Conv", "MatMul"})
 
 
 class _Group(NamedTuple):
-    """An operator that runs on integers: it, what it writes them with, and the result."""
+    """An operator that runs on integers: it, what it writes them with, and the results."""
 
     members: list[int]
-    end: Tensor
+    ends: tuple[Tensor, ...]
     runs_as: str
 
 
@@ -74,8 +74,9 @@ def quantised(wiring: Wiring) -> Iterator[Match]:
         ]
 
     for index, group in groups.items():
-        members = sorted([*group.members, *vanishing(group.end)])
-        yield Match(tuple(members), index, group.runs_as, group.end)
+        gone = [member for end in group.ends for member in vanishing(end)]
+        members = tuple(sorted([*group.members, *gone]))
+        yield Match(members, index, group.runs_as, group.ends[0], group.ends[1:])
     for index, node in enumerate(nodes):
         if node.layer.op == "QuantizeLinear" and index not in writers and node.outputs:
             gone = vanishing(node.outputs[0])
@@ -83,39 +84,44 @@ def quantised(wiring: Wiring) -> Iterator[Match]:
             clamp = wiring.source(node.inputs[0], *_CLAMPS) if node.inputs else None
             gone += [] if clamp is None else [clamp]
             if gone:
-                members = sorted([index, *gone])
-                yield Match(tuple(members), index, "QuantizeLinear", node.outputs[0])
+                members = tuple(sorted([index, *gone]))
+                yield Match(members, index, "QuantizeLinear", node.outputs[0])
 
 
 def _on_integers(wiring: Wiring, index: int, node: Node) -> _Group | None:
     op, nodes = node.layer.op, wiring.nodes
     runs_as = NOTHING if op in VIEWS else _ON_INTEGERS.get(op)
-    sources = activations(node)
-    if runs_as is None or not sources or len(node.outputs) != 1:
+    # of a learned table the rows are taken that whole numbers name
+    sources = [] if op == "Gather" and node.parameter("weight") else activations(node)
+    if runs_as is None or not (sources or op == "Gather"):
         return None
     if not all(wiring.written_by(tensor, "DequantizeLinear") for tensor in sources):
         return None
     kernels = [p for p in node.parameters if p.role in ("weight", "state")]
     if any(parameter.dtype not in _INTEGERS for parameter in kernels):
         return None
-    members, end = [index], node.outputs[0]
-    clamp = wiring.only_reader(end, *_CLAMPS)
-    if clamp is not None:
-        members.append(clamp)
-        end = nodes[clamp].outputs[0]
-    rounded = wiring.only_reader(end, "QuantizeLinear")
-    if rounded is None:
+    members, ends = [index], []
+    for end in node.outputs:
+        clamp = wiring.only_reader(end, *_CLAMPS)
+        if clamp is not None:
+            members.append(clamp)
+            end = nodes[clamp].outputs[0]
+        rounded = wiring.only_reader(end, "QuantizeLinear")
+        if rounded is None:
+            return None
+        members.append(rounded)
+        ends.append(nodes[rounded].outputs[0])
+    if not ends:
         return None
-    written = nodes[rounded].outputs[0]
     compared = sources[:1] if op in _PRODUCTS else sources
     forms = {_form(wiring, _integers_behind(wiring, tensor)) for tensor in compared}
-    forms.add(_form(wiring, written))
+    forms |= {_form(wiring, written) for written in ends}
     if op not in _PRODUCTS:
         signed = "uint8" if SIGNED in wiring.recognised else "int8"
         forms |= {signed if p.dtype == "int8" else p.dtype or "float32" for p in kernels}
     if len(forms) > 1 or not forms <= _INTEGERS or (op in _UNSIGNED_ONLY and "int8" in forms):
         return None
-    return _Group([*members, rounded], written, runs_as)
+    return _Group(members, tuple(ends), runs_as)
 
 
 def _integers_behind(wiring: Wiring, numbers: Tensor) -> Tensor | None:

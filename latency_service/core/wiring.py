@@ -16,12 +16,14 @@ class Match(NamedTuple):
         host: position of the contraction, else of the first.
         runs_as: the operator that takes their place; "": none does.
         end: what it writes.
+        others: what it writes besides.
     """
 
     members: tuple[int, ...]
     host: int
     runs_as: str
     end: Tensor
+    others: tuple[Tensor, ...] = ()
 
 
 class Wiring:

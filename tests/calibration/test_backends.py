@@ -29,6 +29,7 @@ from latency_service.calibration.backends.onnxruntime_accelerator import (
 )
 from latency_service.calibration.backends.onnxruntime_backend import OnnxRuntime
 from latency_service.calibration.workloads import FAMILIES, draw, merged_workloads
+from latency_service.core.channels_last import CHANNELS_LAST
 from latency_service.core.errors import CalibrationError, MissingExtraError, OptionError
 from latency_service.core.patterns import PATTERNS
 from latency_service.core.quantised_patterns import SIGNED, SIGNED_ONCE
@@ -83,7 +84,7 @@ class TestOnnxRuntime(CalibrationBackendContract):
         fusion, layout = backend.discover("float32")
         # x times the inverse of a root, as TensorFlow's exporter writes it, stays as it is
         assert {"gelu-divided", "swish"} <= set(fusion.patterns)
-        assert set(fusion.patterns) <= {*PATTERNS, SIGNED, SIGNED_ONCE} - {"gelu"}
+        assert set(fusion.patterns) <= {*PATTERNS, SIGNED, SIGNED_ONCE, CHANNELS_LAST} - {"gelu"}
         assert {"Conv Relu", "Conv Add Relu"} <= set(fusion.sequences)
         if layout is None:
             pytest.skip("this processor's kernels keep one layout")

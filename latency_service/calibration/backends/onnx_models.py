@@ -38,7 +38,7 @@ _CONTRIB = frozenset({
     "FusedMatMul", "BiasGelu", "FastGelu", "QuickGelu", "SkipLayerNormalization", "QLinearAdd",
     "QLinearMul", "QLinearSigmoid", "QLinearLeakyRelu", "QLinearAveragePool",
     "QLinearGlobalAveragePool", "DynamicQuantizeMatMul", "MatMulIntegerToFloat",
-    "QLinearSoftmax", "DynamicQuantizeLSTM",
+    "QLinearSoftmax", "DynamicQuantizeLSTM", "QLinearConcat",
 })  # fmt: skip
 _B = 3  # position of QLinearMatMul's second matrix
 _TWO_OPERANDS = frozenset({"Add", "Sum", "Mul"})
@@ -113,6 +113,8 @@ class _Builder:
             self._constant(names[place], _setting(key, value, work))
         while names and not names[-1]:
             names.pop()
+        if work.op == "QLinearConcat":
+            names = self._with_scales(names)
         written = [f"y{copy}_{k}" for k in range(max(len(work.outputs), 1))]
         self.nodes.append(
             helper.make_node(runs_as, names, written, f"n{copy}", domain=domain, **attributes)
@@ -126,6 +128,17 @@ class _Builder:
             self.nodes.append(helper.make_node(producer(work.op), written, [end], end))
             written = [end]
         self.outputs += written
+
+    def _with_scales(self, names: Sequence[str]) -> list[str]:
+        """Each tensor with its own scale and zero point, behind those of what is written."""
+        scaled: list[str] = []
+        for place, name in enumerate(["", *names]):
+            scale, zero = f"scale{place}", f"zero{place}"
+            if not any(constant.name == scale for constant in self.constants):
+                self._constant(scale, np.asarray(0.02 + 0.01 * place, dtype=np.float32))
+                self._constant(zero, np.asarray(place, dtype=np.uint8))
+            scaled += [name, scale, zero] if place else [scale, zero]
+        return scaled
 
     def _feed(
         self, name: str, operand: str, shape: Sequence[int], blocked: bool, near: bool = True

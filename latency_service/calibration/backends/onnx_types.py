@@ -31,6 +31,7 @@ _UNSIGNED = {
         ),
         ("X", "x_zero_point", "y_zero_point"),
     ),
+    "QLinearConcat": ("inputs",),
     "QuantizeLinear": ("y_zero_point",),
     "DequantizeLinear": ("X", "y_zero_point"),
 }  # fmt: skip

@@ -18,6 +18,7 @@ from onnx import helper, numpy_helper
 
 from latency_service.calibration.backends.onnx_models import assemble, noise
 from latency_service.calibration.backends.onnxruntime_process import share_threads
+from latency_service.core.channels_last import CHANNELS_LAST
 from latency_service.core.efficiency import Layout
 from latency_service.core.profile import FusionRules
 from latency_service.core.quantised_patterns import SIGNED, SIGNED_ONCE
@@ -168,7 +169,8 @@ class _Asker:
 
     def patterns(self) -> tuple[str, ...]:
         """Groups of operators that have become fewer."""
-        return tuple(name for name in _PATTERNS if self.recognises(name))
+        found = tuple(name for name in _PATTERNS if self.recognises(name))
+        return (*found, CHANNELS_LAST) if self._turns_integers() else found
 
     def recognises(self, pattern: str) -> bool:
         """Whether a group of operators has become fewer."""
@@ -207,6 +209,11 @@ class _Asker:
         last = net.normalise("LayerNormalization", last, _CHANNELS)
         left = self.ops(net, net.conv(net.add("Transpose", last, perm=[0, 3, 1, 2])))
         return "Transpose" not in left
+
+    def _turns_integers(self) -> bool:
+        """Whether a convolution on integers has its channels turned behind the positions."""
+        net, outputs, _ = _quantised()
+        return "Transpose" in self.ops(net, *outputs)
 
     def _keeps(self, op: str) -> bool:
         """Whether only the ends are reordered with the operator between two convolutions."""

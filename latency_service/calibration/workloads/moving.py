@@ -26,9 +26,7 @@ def transpose(rng: Rng) -> Workload:
         shape: tuple[int, ...] = (n, tokens, heads, width)
         perm = [0, 2, 1, 3] if rng.random() < 0.6 else [0, 2, 3, 1]
     elif how < 0.65:
-        shape, perm = image_shape(rng), [0, 2, 3, 1]
-        if rng.random() < 0.5:
-            shape, perm = (shape[0], shape[2], shape[3], shape[1]), [0, 3, 1, 2]
+        return turned(rng)
     elif how < 0.85:
         shape, perm = sequence_shape(rng), [0, 2, 1]
     else:  # windows
@@ -73,6 +71,31 @@ def concat(rng: Rng) -> Workload:
         work = Workload("Concat", (image, other), {"axis": 1}, outputs=(out,))
         if fits(work, 0.0):
             return work
+
+
+def joined_last(rng: Rng) -> Workload:
+    """Two images or more, by channels that stand last as often as first."""
+    while True:
+        n, first, height, width = image_shape(rng)
+        count = int(rng.choice([2, 2, 2, 3, 4]))
+        pieces = [first, *(channels(rng, 8, 512) for _ in range(count - 1))]
+        if rng.random() < 0.6:
+            shapes, axis = tuple((n, height, width, piece) for piece in pieces), 3
+            out: tuple[int, ...] = (n, height, width, sum(pieces))
+        else:
+            shapes, axis = tuple((n, piece, height, width) for piece in pieces), 1
+            out = (n, sum(pieces), height, width)
+        work = Workload("QLinearConcat", shapes, {"axis": axis}, "int8", outputs=(out,))
+        if fits(work, 0.0):
+            return work
+
+
+def turned(rng: Rng) -> Workload:
+    """An image whose channels go behind its positions, or back."""
+    shape, perm = image_shape(rng), [0, 2, 3, 1]
+    if rng.random() < 0.5:
+        shape, perm = (shape[0], shape[2], shape[3], shape[1]), [0, 3, 1, 2]
+    return _transposed(shape, perm)
 
 
 def split(rng: Rng) -> Workload:

@@ -17,7 +17,15 @@ from latency_service.calibration.workloads.convolutions import (
     spatial,
 )
 from latency_service.calibration.workloads.elementwise import pool, softmax, unary
-from latency_service.calibration.workloads.moving import concat, half, pad, split, transpose
+from latency_service.calibration.workloads.moving import (
+    concat,
+    half,
+    joined_last,
+    pad,
+    split,
+    transpose,
+    turned,
+)
 from latency_service.calibration.workloads.products import (
     activation_product,
     gemm,
@@ -132,7 +140,11 @@ def scaled_pair(op: str) -> Make:
 
     def make(rng: Rng) -> Workload:
         shape = any_shape(rng)
-        other = (*shape[:2], 1, 1) if len(shape) == 4 and rng.random() < 0.3 else shape
+        other = shape
+        if len(shape) == 4 and rng.random() < 0.4:  # a factor for each channel, last or first
+            other = (*shape[:2], 1, 1)
+            if rng.random() < 0.6:
+                shape, other = ((s[0], *s[2:], s[1]) for s in (shape, other))
         inputs = (shape, _SCALAR, _SCALAR, other, *[_SCALAR] * 4)
         return Workload(op, inputs, {}, "int8", (1, 2, 4, 5, 6, 7), (shape,))
 
@@ -217,13 +229,15 @@ QUANTISED: tuple[Family, ...] = (
     _family("product to numbers", dynamic_product("MatMulIntegerToFloat", 4), 4),
     _family("product that quantises", dynamic_product("DynamicQuantizeMatMul", 2), 4, "float32"),
     _family("QLinearAdd", scaled_pair("QLinearAdd"), 3),
-    _family("QLinearMul", scaled_pair("QLinearMul"), 2),
+    _family("QLinearMul", scaled_pair("QLinearMul"), 3),
+    _family("QLinearConcat", joined_last, 2),
+    _family("turned image", turned, 2),
     _family("QLinearSigmoid", scaled("QLinearSigmoid"), 2),
     _family("QLinearLeakyRelu", scaled("QLinearLeakyRelu", alpha=0.01), 1),
     _family("QLinearSoftmax", scaled_softmax, 1.5),
     _family("LSTM that quantises", dynamic_recurrent, 5, "float32"),
     _family("QLinearGlobalAveragePool", global_pool, 1.5),
-    _family("QLinearAveragePool", average_pool, 1),
+    _family("QLinearAveragePool", average_pool, 1.7),
     _family("QuantizeLinear", between("QuantizeLinear"), 3, "float32"),
     _family("DequantizeLinear", between("DequantizeLinear"), 3, "float32"),
     _family("DynamicQuantizeLinear", dynamic_quantisation, 3, "float32"),
