@@ -215,10 +215,10 @@ def _family(name: str, make: Make, share: float, tensors: str | None = None) -> 
 QUANTISED: tuple[Family, ...] = (
     _family("pointwise convolution", convolution(pointwise), 14),
     _family("convolution", convolution(spatial), 14),
-    _family("first convolution", convolution(first), 3),
+    _family("first convolution", convolution(first), 4.5),
     _family("depthwise convolution", convolution(depthwise), 9),
-    _family("grouped convolution", convolution(grouped), 3),
-    _family("convolution after dynamic quantisation", dynamic_convolution(spatial), 3),
+    _family("grouped convolution", convolution(grouped), 4.5),
+    _family("convolution after dynamic quantisation", dynamic_convolution(spatial), 4),
     _family("pointwise one after dynamic quantisation", dynamic_convolution(pointwise), 2.5),
     _family("depthwise one after dynamic quantisation", dynamic_convolution(depthwise, 4e6), 1.5),
     _family("grouped one after dynamic quantisation", dynamic_convolution(grouped), 0.7),
