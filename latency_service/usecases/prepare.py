@@ -105,7 +105,7 @@ def _shares(job: Job, backend: Backend) -> Mapping[str, float]:
     if job.dtypes:
         return dict.fromkeys(job.dtypes, 1.0 / len(job.dtypes))
     if backend.kind == "cpu" and job.backend == "onnxruntime":
-        return {"float32": 0.85, "int8": 0.15}
+        return {"float32": 0.8, "int8": 0.2}
     return {"float32": 1.0}
 
 
