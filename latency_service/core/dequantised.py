@@ -35,8 +35,9 @@ _SCALES = frozenset({"scale", "zero_point"})
 def dequantised(nodes: Sequence[Node]) -> Iterator[Parameter]:
     """What the layers have learned that is dequantised for every run of theirs."""
     for node in nodes:
-        if _reads_numbers(node):
-            yield from (p for p in node.parameters if _is_whole(p))
+        stored = [parameter for parameter in node.parameters if _is_whole(parameter)]
+        if stored and _reads_numbers(node):
+            yield from stored
 
 
 def multiplies_computed(node: Node) -> bool:
@@ -44,10 +45,10 @@ def multiplies_computed(node: Node) -> bool:
 
     Another layer computes them, or they are dequantised.
     """
-    if not node.op.contraction or not _reads_numbers(node):
-        return False
     weight = node.parameter("weight")
-    return weight is None or _is_whole(weight)
+    if not node.op.contraction or not (weight is None or _is_whole(weight)):
+        return False
+    return _reads_numbers(node)
 
 
 def by_computed_weights(row: Row) -> Row:

@@ -96,8 +96,9 @@ def find_kernels(
             row = with_channels_last(row, node)
         members = [node] if chain is None else [nodes[member] for member in chain.members]
         dtype = _dtype(node, chain)
-        if not _on_integers(chain) and f"{dtype} {DEQUANTISING}" in measured:
-            for parameter in dequantised(members):
+        stored = [] if _on_integers(chain) else list(dequantised(members))
+        if stored and f"{dtype} {DEQUANTISING}" in measured:
+            for parameter in stored:
                 table.add(index, dequantising(parameter), "", dtype, node)
             if node.parameters and multiplies_computed(node):
                 row = by_computed_weights(row)
@@ -121,6 +122,8 @@ def _readers_of_numbers(
 ) -> dict[int, int]:
     """By tensor, how many layers read it that do not run on the integers behind it."""
     readers: dict[int, int] = {}
+    if all(node.layer.op != DEQUANTISING for node in nodes):
+        return readers
     for index, node in enumerate(nodes):
         host = host_of[index]
         chain = chains[index if host is None else host]
