@@ -12,22 +12,21 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
+from latency_service.core.dequantised import DEQUANTISING
 from latency_service.core.fusion import Chain
-from latency_service.core.geometry import REDUCTIONS, Dim, Row
+from latency_service.core.geometry import REDUCTIONS, TO_FIRST, TO_LAST, Dim, Row
 from latency_service.core.node import Node, Tensor
 from latency_service.core.ops.shapes.reductions import reduced_axes
-from latency_service.core.quantised_patterns import INTEGER_FORMS
+from latency_service.core.quantised_patterns import INTEGER_FORMS, INTEGERS
 
 # What a runtime that does so is known by (`FusionRules.patterns`).
 CHANNELS_LAST = "quantised-channels-last"
-_DEQUANTISING = "DequantizeLinear"
-_INTEGERS = frozenset({"int8", "uint8"})
 # They write channels last whatever they read.
 _WANT_LAST = frozenset({"QLinearConv", "MaxPool"})
 # On integers: they take channels first or last.
 _TAKE_EITHER = frozenset({
     "QLinearAdd", "QLinearMul", "QLinearSigmoid", "QLinearLeakyRelu", "QLinearConcat",
-    "QLinearAveragePool", "QLinearGlobalAveragePool", "QuantizeLinear", _DEQUANTISING, "Split",
+    "QLinearAveragePool", "QLinearGlobalAveragePool", "QuantizeLinear", DEQUANTISING, "Split",
     "Slice", "Pad", "Resize",
 })  # fmt: skip
 
@@ -61,8 +60,6 @@ class Arranged(NamedTuple):
 
 
 NOTHING_LAST = Arranged(frozenset(), [], frozenset())
-# Permutations of an image's axes.
-_TO_LAST, _TO_FIRST = [0, 2, 3, 1], [0, 3, 1, 2]
 
 
 class _Kernel(NamedTuple):
@@ -100,10 +97,10 @@ def arrange_last(
             turns.append(Turn(layer, tensor, to_last))
 
     for kernel in kernels:
-        if _turns(kernel, _TO_LAST) and id(kernel.reads[0]) in lies_last:
+        if _turns(kernel, TO_LAST) and id(kernel.reads[0]) in lies_last:
             gone.add(kernel.layer)
             continue
-        if _turns(kernel, _TO_FIRST) and any(id(tensor) in wanted for tensor in kernel.writes):
+        if _turns(kernel, TO_FIRST) and any(id(tensor) in wanted for tensor in kernel.writes):
             gone.add(kernel.layer)
             runs_last = True
         elif _wants_last(kernel):
@@ -150,7 +147,7 @@ def _kernels(
 
     def behind(tensor: Tensor, on_integers: bool) -> Tensor:
         writer = writers.get(id(tensor))
-        if writer is None or nodes[writer].layer.op != _DEQUANTISING or not nodes[writer].inputs:
+        if writer is None or nodes[writer].layer.op != DEQUANTISING or not nodes[writer].inputs:
             return tensor
         vanished = on_integers or host_of[writer] is not None
         return (nodes[writer].inputs[0] or tensor) if vanished else tensor
@@ -183,13 +180,14 @@ def _is_flat(tensor: Tensor) -> bool:
 
 
 def _turns(kernel: _Kernel, order: list[int]) -> bool:
-    return kernel.op == "Transpose" and kernel.node.integers("perm") == order
+    turns = kernel.op == "Transpose" and bool(kernel.reads)
+    return turns and kernel.node.integers("perm") == order
 
 
 def _wants_last(kernel: _Kernel) -> bool:
     if kernel.op not in _WANT_LAST or not kernel.reads or not _is_image(kernel.reads[0]):
         return False
-    return kernel.reads[0].dtype in _INTEGERS
+    return kernel.reads[0].dtype in INTEGERS
 
 
 def _takes_either(kernel: _Kernel) -> bool:
@@ -208,7 +206,7 @@ def _wanted(kernels: Sequence[_Kernel]) -> set[int]:
     wanted: set[int] = set()
     for kernel in reversed(kernels):
         passes_on = any(id(tensor) in wanted for tensor in kernel.writes) and _takes_either(kernel)
-        if passes_on or _wants_last(kernel) or _turns(kernel, _TO_LAST):
+        if passes_on or _wants_last(kernel) or _turns(kernel, TO_LAST):
             wanted.update(id(tensor) for tensor in kernel.reads)
     return wanted
 

@@ -10,13 +10,15 @@ import math
 from collections.abc import Iterator, Sequence
 
 from latency_service.core.geometry import (
-    DENSE,
     INTEGER_WEIGHTS,
+    OF_VECTORS,
+    OF_WEIGHTS,
     Dim,
-    Geometry,
+    Follows,
     Row,
     computed_form,
     kernel_dtype,
+    moving,
 )
 from latency_service.core.graph import Parameter
 from latency_service.core.node import Node
@@ -60,16 +62,18 @@ def by_computed_weights(row: Row) -> Row:
     return computed_form(family), tuple(values), follows
 
 
-def dequantising(parameter: Parameter) -> Row:
-    """The kernel that dequantises it."""
-    elements = float(math.prod(parameter.shape))
-    values = [1.0] * len(Dim)
-    values[Dim.IN_ELEMENTS] = values[Dim.OUT_ELEMENTS] = values[Dim.INNER] = elements
-    values[Dim.CONSTANT_ELEMENTS] = values[Dim.EXTRA_ELEMENTS] = values[Dim.WORK] = 0.0
-    values[Dim.WIDTH] = float(parameter.shape[-1]) if parameter.shape else 1.0
-    values[Dim.IMAGES] = float(parameter.shape[0]) if parameter.shape else 1.0
-    geometry: Geometry = tuple(values)
-    return DEQUANTISING, geometry, DENSE
+def dequantising(parameter: Parameter, row: Row) -> Row:
+    """The kernel that dequantises it.
+
+    Args:
+        row: of the layer that reads it.
+    """
+    shape = parameter.shape
+    elements = math.prod(shape)
+    width, images = (shape[-1], shape[0]) if shape else (1, 1)
+    of_both = row[2][Dim.CONSTANT_ELEMENTS] == Follows.BOTH and len(shape) > 1
+    follows = OF_WEIGHTS if of_both else OF_VECTORS
+    return DEQUANTISING, moving(elements, inner=elements, width=width, images=images), follows
 
 
 def _reads_numbers(node: Node) -> bool:

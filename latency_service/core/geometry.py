@@ -57,6 +57,10 @@ _N, _R, _W, _B = Follows
 DENSE = (_N, _N, _R, _W, _N, _N, _N, _N, _N, _N, _R, _W, _B, _W, _N, _B, _N, _N)
 GROUPED = (_W, _N, _N, _N, _N, _N, _N, _N, _N, _N, _R, _W, _W, _W, _N, _W, _N, _N)
 OTHER = (_N, _N, _N, _N, _N, _N, _N, _N, _N, _N, _R, _W, _W, _W, _N, _N, _N, _N)
+# What is done to a layer's weights before it runs, where these follow both its channels, or the
+# written ones alone.
+OF_WEIGHTS = (_N, _N, _N, _N, _N, _N, _N, _N, _N, _B, _B, _B, _N, _N, _N, _N, _N, _N)
+OF_VECTORS = (_N, _N, _N, _N, _N, _N, _N, _N, _N, _W, _W, _W, _N, _N, _N, _N, _N, _N)
 # Views, which move nothing: their elements are those of the kernel before.
 _VIEWED = (_N, _R, _N, _N, _N, _N, _N, _N, _N, _N, _N, _N, _N, _N, _N, _N, _N, _N)
 
@@ -120,13 +124,12 @@ def geometry(node: Node) -> Row:
 
 def reorder_geometry(shape: Dims) -> Geometry:
     """Dimensions of an image that changes its layout."""
-    values = [1.0] * len(Dim)
-    elements = float(math.prod(shape))
-    values[Dim.IN_ELEMENTS] = values[Dim.OUT_ELEMENTS] = elements
-    values[Dim.CONSTANT_ELEMENTS] = values[Dim.EXTRA_ELEMENTS] = values[Dim.WORK] = 0.0
-    values[Dim.ROWS] = float(math.prod(shape[:2]))
-    values[Dim.INNER] = elements / values[Dim.ROWS]
-    return tuple(values)
+    elements, rows = math.prod(shape), math.prod(shape[:2])
+    return moving(elements, rows=rows, inner=elements / rows)
+
+
+# Permutations that put an image's channels behind its positions, and back.
+TO_LAST, TO_FIRST = [0, 2, 3, 1], [0, 3, 1, 2]
 
 
 def turned_geometry(shape: Dims, to_last: bool) -> tuple[str, Geometry]:
@@ -135,13 +138,22 @@ def turned_geometry(shape: Dims, to_last: bool) -> tuple[str, Geometry]:
     Args:
         to_last: whether they stand last afterwards; (N, H, W, C) is turned otherwise.
     """
+    elements, width = math.prod(shape), shape[1] if to_last else shape[-1]
+    return "Transpose/last", moving(elements, rows=elements, width=width, images=shape[0])
+
+
+def moving(elements: float, **dims: float) -> Geometry:
+    """Dimensions of a kernel that reads and writes so many elements and multiplies none.
+
+    Args:
+        dims: by name, 1 where not given.
+    """
     values = [1.0] * len(Dim)
-    elements = float(math.prod(shape))
-    values[Dim.IN_ELEMENTS] = values[Dim.OUT_ELEMENTS] = values[Dim.ROWS] = elements
+    values[Dim.IN_ELEMENTS] = values[Dim.OUT_ELEMENTS] = float(elements)
     values[Dim.CONSTANT_ELEMENTS] = values[Dim.EXTRA_ELEMENTS] = values[Dim.WORK] = 0.0
-    values[Dim.WIDTH] = float(shape[1] if to_last else shape[-1])
-    values[Dim.IMAGES] = float(shape[0])
-    return "Transpose/last", tuple(values)
+    for name, value in dims.items():
+        values[Dim[name.upper()]] = float(value)
+    return tuple(values)
 
 
 def _row(node: Node, **dims: float) -> Geometry:

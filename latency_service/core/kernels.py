@@ -48,7 +48,7 @@ from latency_service.core.layout import Reorder, arrange
 from latency_service.core.masks import CAUSES, NONE_SLOW, Masks
 from latency_service.core.node import Node
 from latency_service.core.profile import FusionRules
-from latency_service.core.quantised_patterns import INTEGER_FORMS, NOTHING
+from latency_service.core.quantised_patterns import INTEGER_FORMS, INTEGERS, NOTHING
 from latency_service.core.units import RATE_DTYPE
 
 
@@ -99,7 +99,7 @@ def find_kernels(
         stored = [] if _on_integers(chain) else list(dequantised(members))
         if stored and f"{dtype} {DEQUANTISING}" in measured:
             for parameter in stored:
-                table.add(index, dequantising(parameter), "", dtype, node)
+                table.add(index, dequantising(parameter, row), "", dtype, node)
             if node.parameters and multiplies_computed(node):
                 row = by_computed_weights(row)
         suffix = "/blocked" if blocked[index] and not node.op.contraction else ""
@@ -164,9 +164,7 @@ def _runs_as(node: Node, chain: Chain | None) -> str:
 
 def _on_integers(chain: Chain | None) -> bool:
     """Whether a chain is there for the sake of 8-bit arithmetic."""
-    return chain is not None and (
-        chain.runs_as in INTEGER_FORMS or chain.end.dtype in ("int8", "uint8")
-    )
+    return chain is not None and (chain.runs_as in INTEGER_FORMS or chain.end.dtype in INTEGERS)
 
 
 def _dtype(node: Node, chain: Chain | None) -> str:

@@ -14,6 +14,7 @@ from typing import NamedTuple
 from latency_service.core.blocks import runs_on_blocks
 from latency_service.core.dequantised import multiplies_computed
 from latency_service.core.efficiency import Layout
+from latency_service.core.geometry import TO_FIRST, TO_LAST
 from latency_service.core.node import Node, Tensor
 from latency_service.core.ops import Traffic
 from latency_service.core.units import FLOATING
@@ -25,10 +26,6 @@ TO_BLOCKS, FROM_BLOCKS = "ReorderInput", "ReorderOutput"
 _GLOBAL = frozenset({"GlobalAveragePool", "GlobalMaxPool"})
 # Operators of two operands, both of which must be blocked.
 _PAIRS = frozenset({"Add", "Mul", "Sum"})
-
-
-# Permutations of an image's axes.
-_CHANNELS_LAST, _CHANNELS_FIRST = [0, 2, 3, 1], [0, 3, 1, 2]
 
 
 class Reorder(NamedTuple):
@@ -161,12 +158,12 @@ class _Turns:
             if node.layer.op == "Transpose" and node.outputs
         ]
         self._from_blocks = {
-            index: node for index, node in turning if node.integers("perm") == _CHANNELS_LAST
+            index: node for index, node in turning if node.integers("perm") == TO_LAST
         }
         self._to_blocks = {
             id(node.outputs[0]): index
             for index, node in turning
-            if node.integers("perm") == _CHANNELS_FIRST
+            if node.integers("perm") == TO_FIRST
         }
         # of an image that others read, too, the transposition stays
         readers = Counter([id(t) for node in nodes if self._to_blocks for t in node.inputs])

@@ -31,7 +31,7 @@ _CLAMPS = ("Relu", "Clip")
 INTEGER_FORMS = frozenset(
     {*_ON_INTEGERS.values(), "MatMulIntegerToFloat", "DynamicQuantizeMatMul", "QuantizeLinear"}
 )
-_INTEGERS = frozenset({"int8", "uint8"})
+INTEGERS = frozenset({"int8", "uint8"})
 # What a runtime does with signed activations: it runs on them as on unsigned ones, or it makes
 # those unsigned that one layer alone reads.
 SIGNED, SIGNED_ONCE = "quantised-signed", "quantised-signed-once"
@@ -80,7 +80,8 @@ def quantised(wiring: Wiring) -> Iterator[Match]:
     for index, node in enumerate(nodes):
         if node.layer.op == "QuantizeLinear" and index not in writers and node.outputs:
             gone = vanishing(node.outputs[0])
-            # rounding to unsigned numbers clamps anyway
+            # rounding clamps anyway where the zero point is the lowest number, as after a Relu;
+            # which it is, a layer graph does not say
             clamp = wiring.source(node.inputs[0], *_CLAMPS) if node.inputs else None
             gone += [] if clamp is None else [clamp]
             if gone:
@@ -98,7 +99,7 @@ def _on_integers(wiring: Wiring, index: int, node: Node) -> _Group | None:
     if not all(wiring.written_by(tensor, "DequantizeLinear") for tensor in sources):
         return None
     kernels = [p for p in node.parameters if p.role in ("weight", "state")]
-    if any(parameter.dtype not in _INTEGERS for parameter in kernels):
+    if any(parameter.dtype not in INTEGERS for parameter in kernels):
         return None
     members, ends = [index], []
     for end in node.outputs:
@@ -119,7 +120,7 @@ def _on_integers(wiring: Wiring, index: int, node: Node) -> _Group | None:
     if op not in _PRODUCTS:
         signed = "uint8" if SIGNED in wiring.recognised else "int8"
         forms |= {signed if p.dtype == "int8" else p.dtype or "float32" for p in kernels}
-    if len(forms) > 1 or not forms <= _INTEGERS or (op in _UNSIGNED_ONLY and "int8" in forms):
+    if len(forms) > 1 or not forms <= INTEGERS or (op in _UNSIGNED_ONLY and "int8" in forms):
         return None
     return _Group(members, tuple(ends), runs_as)
 

@@ -11,7 +11,7 @@ from latency_service.core.costs import Kernels
 from latency_service.core.efficiency import Efficiency, Layout
 from latency_service.core.family import FamilyModel
 from latency_service.core.fit_settings import Settings, settings_of
-from latency_service.core.geometry import Dim, computed_form
+from latency_service.core.geometry import Dim, Follows, computed_form
 from latency_service.core.graph import graph_from_json
 
 HEIGHT, WIDTH, CHANNELS, FILTERS = 11, 13, 16, 32
@@ -55,6 +55,12 @@ def test_weights_and_bias_are_kernels_and_the_convolution_keeps_off_blocks() -> 
         CHANNELS * positions + weights, FILTERS * positions, 0,
     ]  # fmt: skip
     assert found.dims[2, Dim.WORK] == 2 * positions * weights
+
+
+def test_what_is_dequantised_dies_with_the_channels() -> None:
+    found = kernels(conv("int8"), IMAGE, MEASURED)
+    follows = found.follows[:2, [Dim.IN_ELEMENTS, Dim.OUT_ELEMENTS]]
+    assert follows.tolist() == [[Follows.BOTH] * 2, [Follows.WRITES] * 2]
 
 
 def test_floating_weights_are_there_beforehand() -> None:
